@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/child.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/keyctl.h>
+#include <linux/seccomp.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/paths.h"
+
+namespace gcs::engine {
+
+bool SendReport(int sync, const ReportMessage& report, int fd, int flags) noexcept {
+  ReportMessage message = report;
+  iovec iov{&message, sizeof message};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr header{};
+  header.msg_iov = &iov;
+  header.msg_iovlen = 1;
+  if (fd >= 0) {
+    header.msg_control = control;
+    header.msg_controllen = sizeof control;
+    cmsghdr* part = CMSG_FIRSTHDR(&header);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(part), &fd, sizeof fd);
+  }
+  return sendmsg(sync, &header, MSG_NOSIGNAL | flags) >= 0;
+}
+
+void Child::Send(Report report, int fd) const noexcept {
+  // The daemon is gone: so is the reason for this container.
+  if (!SendReport(sync, {.report = report, .step = Step::kReceivePlan, .err = 0, .index = 0, .pid = 0}, fd,
+                  0))
+    _exit(1);
+}
+
+void Child::Fail(Step step, int err, uint32_t index) const noexcept {
+  const ReportMessage message{.report = Report::kFailed, .step = step, .err = err, .index = index, .pid = 0};
+  send(sync, &message, sizeof message, MSG_NOSIGNAL);
+  // What a shell would answer: 127 for "not found", 126 for "can't be executed".
+  _exit(err == ENOENT ? 127 : 126);
+}
+
+int Child::Must(long rc, Step step, uint32_t index) const noexcept {
+  if (rc < 0) Fail(step, errno, index);
+  return static_cast<int>(rc);
+}
+
+int Child::MustResult(int rc, Step step, uint32_t index) const noexcept {
+  if (rc < 0) Fail(step, -rc, index);
+  return rc;
+}
+
+namespace {
+
+void JoinNamespaces(const Child& child) noexcept {
+  const auto* joins = child.Items<PlanJoin>(child.plan->joins);
+  for (uint32_t i = 0; i < child.plan->joins.count; ++i) {
+    child.Must(setns(child.fds[joins[i].fd], joins[i].flag), Step::kJoin, i);
+    close(child.fds[joins[i].fd]);
+  }
+  if (child.plan->join_flags != 0) {
+    child.Must(setns(child.fds[child.plan->target_fd], static_cast<int>(child.plan->join_flags)),
+               Step::kJoin);
+  }
+  if (child.plan->target_fd >= 0) close(child.fds[child.plan->target_fd]);
+}
+
+void SetNames(const Child& child) noexcept {
+  if (child.plan->hostname != 0) {
+    const char* name = child.Text(child.plan->hostname);
+    child.Must(sethostname(name, strlen(name)), Step::kHostname);
+  }
+  if (child.plan->domainname != 0) {
+    const char* name = child.Text(child.plan->domainname);
+    child.Must(setdomainname(name, strlen(name)), Step::kDomainname);
+  }
+}
+
+void StartSession(const Child& child) noexcept {
+  child.Must(setsid(), Step::kSession);
+  if (child.plan->keyring != 0) {
+    // A kernel without keys, or a quota that is used up, is no reason to refuse a container: it then shares
+    // no keyring either way.
+    const long key = syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, child.Text(child.plan->keyring));
+    if (key < 0 && errno != ENOSYS && errno != EPERM && errno != EDQUOT && errno != EACCES) {
+      child.Fail(Step::kSession, errno);
+    }
+  }
+}
+
+void SetLoopbackUp(const Child& child) noexcept {
+  const int fd = child.Must(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), Step::kLoopback);
+  ifreq request{};
+  memcpy(request.ifr_name, "lo", 3);
+  request.ifr_flags = IFF_UP | IFF_RUNNING;
+  child.Must(ioctl(fd, SIOCSIFFLAGS, &request), Step::kLoopback);
+  close(fd);
+}
+
+void SetRlimits(const Child& child) noexcept {
+  const auto* limits = child.Items<PlanRlimit>(child.plan->rlimits);
+  for (uint32_t i = 0; i < child.plan->rlimits.count; ++i) {
+    const rlimit limit{limits[i].soft, limits[i].hard};
+    child.Must(setrlimit(static_cast<__rlimit_resource>(limits[i].resource), &limit), Step::kRlimit, i);
+  }
+}
+
+void LoadSeccomp(const Child& child) noexcept {
+  const auto* filters = child.Items<PlanSeccomp>(child.plan->seccomp);
+  for (uint32_t i = 0; i < child.plan->seccomp.count; ++i) {
+    sock_fprog program{static_cast<uint16_t>(filters[i].code.count),
+                       child.Items<sock_filter>(filters[i].code)};
+    child.Must(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, filters[i].flags, &program), Step::kSeccomp, i);
+  }
+}
+
+void SetUser(const Child& child) noexcept {
+  const PlanHeader& plan = *child.plan;
+  for (uint32_t cap = 0; cap <= plan.last_cap; ++cap) {
+    if ((plan.bounding >> cap & 1) == 0)
+      child.Must(prctl(PR_CAPBSET_DROP, cap, 0, 0, 0), Step::kBounding, cap);
+  }
+  if (plan.uid != 0) child.Must(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), Step::kUser);
+  // Raw system calls: glibc's wrappers would look for other threads to change.
+  child.Must(syscall(SYS_setgroups, plan.groups.count, child.Items<gid_t>(plan.groups)), Step::kGroups);
+  child.Must(syscall(SYS_setresgid, plan.gid, plan.gid, plan.gid), Step::kUser);
+  child.Must(syscall(SYS_setresuid, plan.uid, plan.uid, plan.uid), Step::kUser);
+
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2];
+  for (int half = 0; half < 2; ++half) {
+    data[half].effective = static_cast<uint32_t>(plan.effective >> (32 * half));
+    data[half].permitted = static_cast<uint32_t>(plan.permitted >> (32 * half));
+    data[half].inheritable = static_cast<uint32_t>(plan.inheritable >> (32 * half));
+  }
+  child.Must(syscall(SYS_capset, &header, data), Step::kCapabilities);
+  child.Must(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), Step::kCapabilities);
+  for (uint32_t cap = 0; cap <= plan.last_cap; ++cap) {
+    if ((plan.ambient >> cap & 1) != 0) {
+      child.Must(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0), Step::kCapabilities, cap);
+    }
+  }
+  umask(plan.umask);
+}
+
+// A missing working directory is made, as runc does, while there is still the right to.
+void PrepareCwd(const Child& child) noexcept {
+  const char* cwd = child.Text(child.plan->cwd);
+  if (chdir(cwd) == 0 || errno != ENOENT) return;
+  const int root = child.Must(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kCwd);
+  const int dir = child.MustResult(base::MkdirAllInRoot(root, cwd, 0755), Step::kCwd);
+  close(dir);
+  close(root);
+}
+
+void EnterCwd(const Child& child) noexcept {
+  child.Must(chdir(child.Text(child.plan->cwd)), Step::kCwd);
+  // A directory outside the root (a leaked descriptor below /proc/self/fd) has no path here: CVE-2024-21626.
+  char path[PATH_MAX];
+  const long length = syscall(SYS_getcwd, path, sizeof path);
+  child.Must(length, Step::kCwd);
+  if (path[0] != '/') child.Fail(Step::kCwd, ENOENT);
+}
+
+char** Pointers(const Child& child, ArrayRef ref, uint32_t extra) noexcept {
+  auto* slots = child.Items<uint64_t>(ref);
+  static_assert(sizeof(char*) == sizeof(uint64_t));
+  for (uint32_t i = 0; i + extra < ref.count; ++i)
+    slots[i] = reinterpret_cast<uint64_t>(child.block + slots[i]);
+  for (uint32_t i = ref.count - extra; i < ref.count; ++i) slots[i] = 0;
+  return reinterpret_cast<char**>(slots);
+}
+
+// Home directory of `uid` from the container's /etc/passwd into `home`; "/" if it has none. Read by hand: NSS
+// would load the container's libraries (CVE-2019-14271).
+void FindHome(uint32_t uid, char* home, size_t size) noexcept {
+  memcpy(home, "/", 2);
+  const int fd = open("/etc/passwd", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (fd < 0) return;
+  static char text[64 * 1024 + 1];
+  size_t length = 0;
+  for (ssize_t n = 1; n > 0 && length < sizeof text - 1; length += n > 0 ? n : 0) {
+    n = read(fd, text + length, sizeof text - 1 - length);
+  }
+  close(fd);
+  text[length] = '\0';
+  for (char* line = text; line != nullptr && *line != '\0';) {
+    char* next = strchr(line, '\n');
+    if (next != nullptr) *next++ = '\0';
+    char* fields[7] = {line};
+    int count = 1;
+    for (char* at = strchr(line, ':'); at != nullptr && count < 7; at = strchr(at, ':')) {
+      *at++ = '\0';
+      fields[count++] = at;
+    }
+    char* end = nullptr;
+    const unsigned long id =
+        count == 7 && *fields[2] >= '0' && *fields[2] <= '9' ? strtoul(fields[2], &end, 10) : ULONG_MAX;
+    if (id == uid && end != nullptr && *end == '\0') {
+      const size_t n = strlen(fields[5]);
+      if (n > 0 && n < size) memcpy(home, fields[5], n + 1);
+      return;
+    }
+    line = next;
+  }
+}
+
+const char* FindInEnv(char** env, const char* name) noexcept {
+  const size_t n = strlen(name);
+  for (; *env != nullptr; ++env) {
+    if (strncmp(*env, name, n) == 0 && (*env)[n] == '=') return *env + n + 1;
+  }
+  return nullptr;
+}
+
+bool Executable(const char* path, int& err) noexcept {
+  struct stat st;
+  if (stat(path, &st) != 0) {
+    // A component that can't be searched or isn't a directory says more than "not found".
+    if (errno != ENOENT && errno != ENOTDIR) err = errno;
+    return false;
+  }
+  if (!S_ISREG(st.st_mode)) {
+    err = EACCES;
+    return false;
+  }
+  if (faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) != 0) {
+    err = errno;
+    return false;
+  }
+  return true;
+}
+
+// Resolves the program as execvp(3) would, with the container's ids, so that what can't be executed is known
+// before start.
+const char* FindProgram(const Child& child, const char* name, char** env, char* buffer) noexcept {
+  int err = ENOENT;
+  if (strchr(name, '/') != nullptr) {
+    if (Executable(name, err)) return name;
+    child.Fail(Step::kFindProgram, err);
+  }
+  const char* path = FindInEnv(env, "PATH");
+  if (path == nullptr) path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+  while (true) {
+    const char* end = strchrnul(path, ':');
+    const size_t length = end - path;
+    const size_t name_length = strlen(name);
+    if (length + name_length + 2 <= PATH_MAX) {
+      memcpy(buffer, path, length);
+      size_t at = length;
+      if (length > 0) buffer[at++] = '/';  // an empty entry is the working directory
+      memcpy(buffer + at, name, name_length + 1);
+      if (Executable(buffer, err)) return buffer;
+    }
+    if (*end == '\0') break;
+    path = end + 1;
+  }
+  child.Fail(Step::kFindProgram, err);
+}
+
+// Standard streams to 0-2, the sync socket to 3; nothing else stays open, so nothing can leak into the
+// program.
+void ArrangeDescriptors(Child& child) noexcept {
+  for (int i = 0; i < 3; ++i) {
+    const int source = child.terminal >= 0 ? child.terminal : child.fds[child.plan->stdio_fds[i]];
+    child.Must(dup3(source, i, 0), Step::kStdio);
+  }
+  if (child.terminal >= 0) child.Must(ioctl(0, TIOCSCTTY, 0), Step::kStdio);
+  constexpr int kSync = 3;
+  if (child.sync != kSync) {
+    child.Must(dup3(child.sync, kSync, O_CLOEXEC), Step::kStdio);
+    child.sync = kSync;
+  }
+  child.Must(syscall(SYS_close_range, kSync + 1, ~0U, 0), Step::kStdio);
+}
+
+}  // namespace
+
+void RunChild(char* block, const int* fds) noexcept {
+  const auto* plan = reinterpret_cast<const PlanHeader*>(block);
+  Child child{.block = block, .plan = plan, .fds = fds, .sync = fds[plan->sync_fd]};
+  const bool exec = (plan->flags & kPlanExec) != 0;
+  const bool no_new_privileges = (plan->flags & kPlanNoNewPrivileges) != 0;
+  umask(0);
+
+  JoinNamespaces(child);
+  StartSession(child);
+  SetNames(child);
+  if (!exec) {
+    BuildRootfs(child);
+  } else if ((plan->flags & kPlanTerminal) != 0) {
+    OpenConsole(child, child.Must(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kConsole));
+  }
+  if ((plan->flags & kPlanLoopbackUp) != 0) SetLoopbackUp(child);
+  SetRlimits(child);
+
+  char** args = Pointers(child, plan->args, 1);
+  char** env = Pointers(child, plan->env, 2);
+  static char home[PATH_MAX + 5] = "HOME=";
+  if ((plan->flags & kPlanHasHome) == 0) {
+    FindHome(plan->uid, home + 5, PATH_MAX);
+    env[plan->env.count - 2] = home;
+  }
+  // Before anything of the configuration is looked up by path: /proc/self/fd then leads nowhere
+  // (CVE-2024-21626).
+  ArrangeDescriptors(child);
+  PrepareCwd(child);
+  // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before the capabilities go; with it, it
+  // comes last, so that it need not allow what we still do.
+  if (!no_new_privileges) LoadSeccomp(child);
+  SetUser(child);
+  EnterCwd(child);
+  static char program_path[PATH_MAX];
+  const char* program = FindProgram(child, args[0], env, program_path);
+
+  child.Send(Report::kReady);
+  char start = 0;
+  ssize_t got = 0;
+  do {
+    got = recv(child.sync, &start, sizeof start, 0);
+  } while (got < 0 && errno == EINTR);
+  if (got != sizeof start) _exit(0);  // the container was deleted before its start
+
+  if (no_new_privileges) {
+    child.Must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), Step::kNoNewPrivileges);
+    LoadSeccomp(child);
+  }
+  execve(program, args, env);
+  child.Fail(Step::kExecve, errno);
+}
+
+}  // namespace gcs::engine

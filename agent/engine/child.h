@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "engine/plan.h"
+
+namespace gcs::engine {
+
+// The rest of a container's (or exec's) life before execve, in the process that the zygote has cloned.
+// Allocates nothing, takes no lock, uses no thread-local but errno. `block` is a checked plan, writable and
+// private to this process; `fds` are its descriptors, all above 2 and close-on-exec. Failures go to the sync
+// socket as a ReportMessage.
+[[noreturn]] void RunChild(char* block, const int* fds) noexcept;
+
+// Sends `report`, with a copy of `fd` unless that is -1; `flags` go to sendmsg(2). False: the daemon has
+// closed its end.
+bool SendReport(int sync, const ReportMessage& report, int fd, int flags) noexcept;
+
+// What the parts of the child share.
+struct Child {
+  char* block;
+  const PlanHeader* plan;
+  const int* fds;
+  int sync;
+  int zygote_root = -1;  // the zygote's own tiny root: "null", "empty"
+  int root = -1;         // the container's root directory
+  int terminal = -1;     // pty peer
+
+  [[nodiscard]] const char* Text(StringRef ref) const { return block + ref; }
+  template <typename T>
+  [[nodiscard]] T* Items(ArrayRef ref) const {
+    return reinterpret_cast<T*>(block + ref.offset);
+  }
+  [[noreturn]] void Fail(Step step, int err, uint32_t index = 0) const noexcept;
+  // Fails unless `rc` >= 0; `rc` is what a system call returned (errno is set).
+  int Must(long rc, Step step, uint32_t index = 0) const noexcept;
+  // The same for functions that return -errno.
+  int MustResult(int rc, Step step, uint32_t index = 0) const noexcept;
+  void Send(Report report, int fd = -1) const noexcept;
+};
+
+// child_mount.cc: everything between the bare clone and the pivot into the container's root.
+void BuildRootfs(Child& child) noexcept;
+// Opens a pty of the container's devpts below `root` as child.terminal, and sends the master to the daemon.
+void OpenConsole(Child& child, int root) noexcept;
+// Writes the sysctls through a procfs of the new namespaces that nobody else can reach.
+void WriteSysctls(Child& child) noexcept;
+
+}  // namespace gcs::engine

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdio>
+#include <cstring>
+
+#include "base/paths.h"
+#include "engine/child.h"
+
+#ifndef DEVPTS_SUPER_MAGIC
+#define DEVPTS_SUPER_MAGIC 0x1cd1
+#endif
+
+namespace gcs::engine {
+
+namespace {
+
+struct Link {
+  const char* path;
+  const char* target;
+};
+// runtime-linux.md, "Dev symbolic links"; ptmx belongs to the default devices.
+constexpr Link kDeviceLinks[] = {{"/dev/fd", "/proc/self/fd"},
+                                 {"/dev/stdin", "/proc/self/fd/0"},
+                                 {"/dev/stdout", "/proc/self/fd/1"},
+                                 {"/dev/stderr", "/proc/self/fd/2"},
+                                 {"/dev/ptmx", "pts/ptmx"}};
+
+// Directory of the zygote's root that the container's root is attached to before the pivot.
+constexpr char kRootPoint[] = "/root";
+
+int OpenTree(int dir, const char* path, unsigned flags) noexcept {
+  return static_cast<int>(syscall(SYS_open_tree, dir, path, flags | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+}
+
+int Attach(int tree, int target) noexcept {
+  return static_cast<int>(
+      syscall(SYS_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH));
+}
+
+bool IsDirectory(int fd) noexcept {
+  struct stat st;
+  return fstat(fd, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+void AttachRoot(Child& child) noexcept {
+  const int tree = child.fds[child.plan->root_fd];
+  child.zygote_root = child.Must(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kAttachRoot);
+  child.Must(syscall(SYS_move_mount, tree, "", AT_FDCWD, kRootPoint, MOVE_MOUNT_F_EMPTY_PATH),
+             Step::kAttachRoot);
+  child.root = child.Must(open(kRootPoint, O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kAttachRoot);
+}
+
+// procfs and sysfs go on a real directory only: through a symbolic link of the image, labels and sysctls
+// could be written to files of its choice (CVE-2023-27561).
+int OpenRealDirectory(int root, const char* path) noexcept {
+  char leaf[NAME_MAX + 1];
+  const int parent = base::OpenParentInRoot(root, path, 0755, leaf);
+  if (parent < 0) return parent;
+  int fd = -1;
+  if (mkdirat(parent, leaf, 0755) == 0 || errno == EEXIST) {
+    fd = openat(parent, leaf, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  }
+  const int err = errno;
+  close(parent);
+  return fd >= 0 ? fd : -err;
+}
+
+int OpenTarget(const Child& child, const PlanMount& mount, bool directory) noexcept {
+  const char* path = child.Text(mount.target);
+  const char* type = mount.fs_type != 0 ? child.Text(mount.fs_type) : "";
+  if (strcmp(type, "proc") == 0 || strcmp(type, "sysfs") == 0) return OpenRealDirectory(child.root, path);
+  const int fd = directory ? base::MkdirAllInRoot(child.root, path, 0755)
+                           : base::CreateFileInRoot(child.root, path, 0644);
+  if (fd < 0) return fd;
+  // A link into a mounted procfs would get round the compiler's check of destinations below /proc.
+  struct statfs fs;
+  if (fstatfs(fd, &fs) != 0) return -errno;
+  if (fs.f_type == PROC_SUPER_MAGIC && strncmp(path, "/proc/", 6) != 0) {
+    close(fd);
+    return -EPERM;
+  }
+  return fd;
+}
+
+// A new file system, detached.
+int MakeFilesystem(const Child& child, const PlanMount& mount, int target) noexcept {
+  const char* type = child.Text(mount.fs_type);
+  const int context =
+      child.Must(syscall(SYS_fsopen, type, FSOPEN_CLOEXEC), Step::kOpenFilesystem, mount.index);
+  const auto* options = child.Items<PlanOption>(mount.options);
+  bool has_mode = false;
+  for (uint32_t i = 0; i < mount.options.count; ++i) {
+    const char* key = child.Text(options[i].key);
+    has_mode = has_mode || strcmp(key, "mode") == 0;
+    const long rc = options[i].value == 0 ? syscall(SYS_fsconfig, context, FSCONFIG_SET_FLAG, key, nullptr, 0)
+                                          : syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, key,
+                                                    child.Text(options[i].value), 0);
+    child.Must(rc, Step::kConfigureFilesystem, mount.index);
+  }
+  if (strcmp(type, "tmpfs") == 0 && !has_mode) {
+    // Like the directory that it covers, as runc has it; images rely on that for /tmp.
+    struct stat st;
+    child.Must(fstat(target, &st), Step::kConfigureFilesystem, mount.index);
+    char mode[16];
+    snprintf(mode, sizeof mode, "%o", st.st_mode & 07777);
+    child.Must(syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "mode", mode, 0),
+               Step::kConfigureFilesystem, mount.index);
+  }
+  child.Must(syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0), Step::kMount,
+             mount.index);
+  const int tree =
+      child.Must(syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, mount.attributes), Step::kMount, mount.index);
+  close(context);
+  return tree;
+}
+
+void AttachMounts(Child& child) noexcept {
+  const auto* mounts = child.Items<PlanMount>(child.plan->mounts);
+  for (uint32_t i = 0; i < child.plan->mounts.count; ++i) {
+    const PlanMount& mount = mounts[i];
+    const bool fresh = mount.fs_type != 0;
+    const bool directory = fresh || IsDirectory(child.fds[mount.fd]);
+    const int target =
+        child.MustResult(OpenTarget(child, mount, directory), Step::kOpenMountTarget, mount.index);
+    const int tree = fresh ? MakeFilesystem(child, mount, target) : child.fds[mount.fd];
+    child.Must(Attach(tree, target), Step::kAttachMount, mount.index);
+    if (mount.propagation != 0) {
+      mount_attr attr{.propagation = mount.propagation};
+      child.Must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof attr), Step::kPropagation,
+                 mount.index);
+    }
+    close(target);
+    close(tree);
+  }
+}
+
+// The directory of the last node made: nearly all are in /dev.
+struct DeviceDirectory {
+  const char* path = "";
+  size_t length = 0;  // of the part before the leaf
+  int fd = -1;
+};
+
+// A descriptor that stays with `last`, or -errno.
+int OpenDeviceParent(const Child& child, const char* path, DeviceDirectory& last, char* leaf) noexcept {
+  const char* slash = strrchr(path, '/');
+  const size_t length = slash == nullptr ? 0 : static_cast<size_t>(slash - path) + 1;
+  const char* name = path + length;
+  const bool plain = *name != '\0' && *name != '.' && strlen(name) <= NAME_MAX;
+  if (last.fd >= 0 && plain && length == last.length && memcmp(path, last.path, length) == 0) {
+    memcpy(leaf, name, strlen(name) + 1);
+    return last.fd;
+  }
+  if (last.fd >= 0) close(last.fd);
+  last = {.path = path, .length = length, .fd = base::OpenParentInRoot(child.root, path, 0755, leaf)};
+  return last.fd;
+}
+
+void MakeDevice(const Child& child, const PlanDevice& device, uint32_t index,
+                DeviceDirectory& last) noexcept {
+  char leaf[NAME_MAX + 1];
+  const int parent =
+      child.MustResult(OpenDeviceParent(child, child.Text(device.path), last, leaf), Step::kDevice, index);
+  const dev_t number = makedev(device.major, device.minor);
+  if (mknodat(parent, leaf, device.mode, number) == 0) {
+    // Ownership only of what we made: an existing node may belong to somebody.
+    if (device.chown != 0) {
+      child.Must(fchownat(parent, leaf, device.uid, device.gid, AT_SYMLINK_NOFOLLOW), Step::kDevice, index);
+    }
+  } else if (errno == EEXIST) {
+    struct stat st;
+    child.Must(fstatat(parent, leaf, &st, AT_SYMLINK_NOFOLLOW), Step::kDevice, index);
+    const bool same =
+        (st.st_mode & S_IFMT) == (device.mode & S_IFMT) && (S_ISFIFO(st.st_mode) || st.st_rdev == number);
+    if (!same) child.Fail(Step::kDevice, EEXIST, index);
+  } else {
+    child.Fail(Step::kDevice, errno, index);
+  }
+}
+
+void MakeDevices(Child& child) noexcept {
+  const auto* devices = child.Items<PlanDevice>(child.plan->devices);
+  DeviceDirectory last;
+  for (uint32_t i = 0; i < child.plan->devices.count; ++i) MakeDevice(child, devices[i], i, last);
+  if ((child.plan->flags & kPlanDefaultDevices) != 0) {
+    for (const Link& link : kDeviceLinks) {
+      char leaf[NAME_MAX + 1];
+      const int parent = child.MustResult(OpenDeviceParent(child, link.path, last, leaf), Step::kDeviceLink);
+      if (symlinkat(link.target, parent, leaf) != 0 && errno != EEXIST) child.Fail(Step::kDeviceLink, errno);
+    }
+  }
+  if (last.fd >= 0) close(last.fd);
+}
+
+// The pty peer itself becomes /dev/console, whatever its name in /dev/pts is by now (CVE-2025-52565).
+void MountConsole(Child& child) noexcept {
+  const int target =
+      child.MustResult(base::CreateFileInRoot(child.root, "/dev/console", 0600), Step::kConsole);
+  const int tree = child.Must(OpenTree(child.terminal, "", AT_EMPTY_PATH), Step::kConsole);
+  child.Must(Attach(tree, target), Step::kConsole);
+  close(tree);
+  close(target);
+}
+
+void CoverPaths(Child& child) noexcept {
+  const auto* readonly_paths = child.Items<StringRef>(child.plan->readonly_paths);
+  for (uint32_t i = 0; i < child.plan->readonly_paths.count; ++i) {
+    const int target = base::OpenInRoot(child.root, child.Text(readonly_paths[i]), O_PATH);
+    if (target == -ENOENT) continue;
+    child.MustResult(target, Step::kReadonlyPath, i);
+    const int tree = child.Must(OpenTree(target, "", AT_EMPTY_PATH | AT_RECURSIVE), Step::kReadonlyPath, i);
+    mount_attr attr{.attr_set = MOUNT_ATTR_RDONLY};
+    child.Must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof attr),
+               Step::kReadonlyPath, i);
+    child.Must(Attach(tree, target), Step::kReadonlyPath, i);
+    close(tree);
+    close(target);
+  }
+  const auto* masked_paths = child.Items<StringRef>(child.plan->masked_paths);
+  for (uint32_t i = 0; i < child.plan->masked_paths.count; ++i) {
+    const int target = base::OpenInRoot(child.root, child.Text(masked_paths[i]), O_PATH);
+    if (target == -ENOENT || target == -ENOTDIR) continue;
+    child.MustResult(target, Step::kMaskedPath, i);
+    // The cover comes from the zygote's own root, never from a /dev/null that the image could have replaced
+    // (CVE-2025-31133).
+    const int tree = child.Must(OpenTree(child.zygote_root, IsDirectory(target) ? "empty" : "null", 0),
+                                Step::kMaskedPath, i);
+    child.Must(Attach(tree, target), Step::kMaskedPath, i);
+    close(tree);
+    close(target);
+  }
+}
+
+}  // namespace
+
+void OpenConsole(Child& child, int root) noexcept {
+  const int master =
+      child.MustResult(base::OpenInRoot(root, "/dev/pts/ptmx", O_RDWR | O_NOCTTY), Step::kConsole);
+  struct stat st;
+  struct statfs fs;
+  child.Must(fstat(master, &st), Step::kConsole);
+  child.Must(fstatfs(master, &fs), Step::kConsole);
+  if (fs.f_type != DEVPTS_SUPER_MAGIC || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(5, 2)) {
+    child.Fail(Step::kConsole, ENOTTY);
+  }
+  int unlock = 0;
+  child.Must(ioctl(master, TIOCSPTLCK, &unlock), Step::kConsole);
+  child.terminal = child.Must(ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC), Step::kConsole);
+  if (child.plan->rows != 0 || child.plan->columns != 0) {
+    const winsize size{
+        .ws_row = child.plan->rows, .ws_col = child.plan->columns, .ws_xpixel = 0, .ws_ypixel = 0};
+    child.Must(ioctl(master, TIOCSWINSZ, &size), Step::kConsole);
+  }
+  // The group stays what devpts gave it: the tty group need not exist for the user.
+  child.Must(fchown(child.terminal, child.plan->uid, static_cast<gid_t>(-1)), Step::kConsole);
+  child.Send(Report::kConsole, master);
+  close(master);
+}
+
+void WriteSysctls(Child& child) noexcept {
+  if (child.plan->sysctls.count == 0) return;
+  // Attached nowhere, so nothing can be mounted over a part of it (CVE-2025-52881).
+  const int context = child.Must(syscall(SYS_fsopen, "proc", FSOPEN_CLOEXEC), Step::kSysctl);
+  child.Must(syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0), Step::kSysctl);
+  const int proc = child.Must(syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, 0), Step::kSysctl);
+  const auto* sysctls = child.Items<PlanSysctl>(child.plan->sysctls);
+  for (uint32_t i = 0; i < child.plan->sysctls.count; ++i) {
+    open_how how{.flags = O_WRONLY | O_CLOEXEC,
+                 .mode = 0,
+                 .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV};
+    const int fd = child.Must(syscall(SYS_openat2, proc, child.Text(sysctls[i].path), &how, sizeof how),
+                              Step::kSysctl, i);
+    const char* value = child.Text(sysctls[i].value);
+    child.Must(write(fd, value, strlen(value)), Step::kSysctl, i);
+    close(fd);
+  }
+  close(proc);
+  close(context);
+}
+
+void BuildRootfs(Child& child) noexcept {
+  const PlanHeader& plan = *child.plan;
+  AttachRoot(child);
+  AttachMounts(child);
+  MakeDevices(child);
+  if ((plan.flags & kPlanTerminal) != 0) {
+    OpenConsole(child, child.root);
+    if ((plan.flags & kPlanDefaultDevices) != 0) MountConsole(child);
+  }
+  CoverPaths(child);
+  child.Must(fchdir(child.root), Step::kPivotRoot);
+  child.Must(syscall(SYS_pivot_root, ".", "."), Step::kPivotRoot);
+  child.Must(umount2(".", MNT_DETACH), Step::kPivotRoot);
+  child.Must(chdir("/"), Step::kPivotRoot);
+  WriteSysctls(child);
+  if ((plan.flags & kPlanRootReadonly) != 0) {
+    mount_attr attr{.attr_set = MOUNT_ATTR_RDONLY};
+    child.Must(syscall(SYS_mount_setattr, child.root, "", AT_EMPTY_PATH, &attr, sizeof attr),
+               Step::kRootReadonly);
+  }
+  if (plan.root_propagation != 0) {
+    mount_attr attr{.propagation = plan.root_propagation};
+    child.Must(syscall(SYS_mount_setattr, child.root, "", AT_EMPTY_PATH, &attr, sizeof attr),
+               Step::kRootPropagation);
+  }
+}
+
+}  // namespace gcs::engine

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <expected>
+#include <string>
+#include <string_view>
+
+namespace gcs::engine {
+
+// A container or exec as flat data: one header, arrays of fixed-size records and a string table in one block,
+// all positions relative to its start. The daemon compiles it from the specification, the zygote's child
+// carries it out without allocating. Descriptors go beside it, by index. Both ends are one binary on one
+// machine, so the layout is the compiler's; it is still checked on arrival, since its content comes from
+// foreign JSON.
+
+inline constexpr uint32_t kPlanMagic = 0x6e6c7031;
+inline constexpr uint32_t kMaxPlanBytes = 32u << 20;
+inline constexpr int kMaxPlanFds = 250;  // SCM_MAX_FD is 253
+
+// Descriptors of a plan, by index. The first are fixed; slots that a plan has no use for are filled with
+// anything.
+inline constexpr int kFdSync = 0;
+inline constexpr int kFdStdin = 1;  // to kFdStdin + 2; unused with a terminal
+inline constexpr int kFdCgroup = 4;
+inline constexpr int kFdTarget = 5;  // exec only
+inline constexpr int kFdFirstSource = 5;
+
+using StringRef = uint32_t;  // position of a NUL-terminated string; 0: none
+
+struct ArrayRef {
+  uint32_t offset = 0;
+  uint32_t count = 0;
+};
+
+enum PlanFlag : uint32_t {
+  kPlanExec = 1u << 0,      // join a container instead of making one
+  kPlanTerminal = 1u << 1,  // open a pty in the container, send its master
+  kPlanNoNewPrivileges = 1u << 2,
+  kPlanRootReadonly = 1u << 3,
+  kPlanDefaultDevices = 1u << 4,  // /dev is not a bind mount: make nodes and links
+  kPlanLoopbackUp = 1u << 5,      // the network namespace is new
+  kPlanHasHome = 1u << 6,         // env has HOME
+};
+
+struct PlanMount {
+  StringRef target;
+  StringRef fs_type;  // 0: attach the tree of descriptor `fd`
+  int32_t fd = -1;
+  uint32_t index;         // in the configuration, for errors
+  uint32_t is_directory;  // of the target, if it has to be made
+  uint32_t attributes;    // MOUNT_ATTR_* for fsmount(2)
+  uint64_t propagation;   // MS_*, 0: leave
+  ArrayRef options;       // PlanOption
+};
+
+struct PlanOption {
+  StringRef key;
+  StringRef value;  // 0: a flag
+};
+
+struct PlanDevice {
+  StringRef path;
+  uint32_t mode;  // with S_IFMT
+  uint32_t major, minor;
+  uint32_t uid, gid;
+  uint32_t chown;  // not for default devices
+};
+
+struct PlanSysctl {
+  StringRef path;  // below /proc/sys
+  StringRef value;
+};
+
+struct PlanRlimit {
+  int32_t resource;
+  uint32_t reserved;
+  uint64_t soft, hard;
+};
+
+struct PlanJoin {
+  int32_t fd;
+  int32_t flag;
+};
+
+struct PlanSeccomp {
+  ArrayRef code;  // sock_filter
+  uint32_t flags;
+  uint32_t reserved;
+};
+
+struct PlanHeader {
+  uint32_t magic = kPlanMagic;
+  uint32_t size = 0;
+  uint32_t flags = 0;
+  uint32_t join_flags =
+      0;  // exec: namespaces of the pidfd that the child enters (the zygote handles CLONE_NEWPID)
+  uint64_t clone_flags = 0;
+
+  // Indices of descriptors.
+  int32_t sync_fd = 0;
+  std::array<int32_t, 3> stdio_fds{-1, -1, -1};
+  int32_t cgroup_fd = -1;
+  int32_t root_fd = -1;    // detached tree of the root file system
+  int32_t target_fd = -1;  // exec: pidfd of the container's first process
+
+  StringRef hostname = 0;
+  StringRef domainname = 0;
+  StringRef cwd = 0;
+  StringRef keyring = 0;
+  uint32_t uid = 0, gid = 0, umask = 022;
+  uint16_t rows = 0, columns = 0;
+  uint64_t root_propagation = 0;
+  uint64_t bounding = 0, effective = 0, inheritable = 0, permitted = 0, ambient = 0;
+  uint32_t last_cap = 0;
+  uint32_t reserved = 0;
+
+  ArrayRef mounts, devices, masked_paths, readonly_paths, sysctls, rlimits, groups, joins, seccomp;
+  // uint64_t slots of string positions, each with one slot more for the final null (env: two, the other for
+  // HOME). The child turns them into pointers in place.
+  ArrayRef args, env;
+};
+
+// What a child reports over its sync socket (SOCK_SEQPACKET), and what the daemon answers.
+enum class Report : uint32_t {
+  kSpawned = 1,  // zygote: pid, with the pidfd
+  kConsole = 2,  // with the pty master
+  kReady = 3,    // everything but the program is there; waits for the daemon's byte
+  kFailed = 4,   // step, err, index; the child exits
+};
+
+// Steps that can fail, in order. `index` of the report counts in the array of the plan that belongs to the
+// step.
+enum class Step : uint32_t {
+  kReceivePlan,
+  kJoinPid,
+  kClone,
+  kJoin,
+  kSession,
+  kHostname,
+  kDomainname,
+  kAttachRoot,
+  kOpenMountTarget,
+  kOpenFilesystem,
+  kConfigureFilesystem,
+  kMount,
+  kAttachMount,
+  kPropagation,
+  kDevice,
+  kDeviceLink,
+  kConsole,
+  kReadonlyPath,
+  kMaskedPath,
+  kPivotRoot,
+  kSysctl,
+  kRootReadonly,
+  kRootPropagation,
+  kLoopback,
+  kRlimit,
+  kVsockGuard,
+  kSeccomp,
+  kBounding,
+  kGroups,
+  kUser,
+  kCapabilities,
+  kCwd,
+  kFindProgram,
+  kStdio,
+  kWaitStart,
+  kNoNewPrivileges,
+  kExecve,
+};
+std::string_view StepName(Step step);
+
+struct ReportMessage {
+  Report report;
+  Step step;
+  int32_t err;
+  uint32_t index;
+  int32_t pid;
+};
+
+// Builds the block.
+class PlanBuilder {
+ public:
+  PlanBuilder();
+  PlanHeader& header() { return header_; }
+  StringRef String(std::string_view text);
+  template <typename T>
+  ArrayRef Array(const T* items, size_t count) {
+    return Bytes(items, sizeof(T) * count, count);
+  }
+  template <typename Container>
+  ArrayRef Array(const Container& items) {
+    return Array(items.data(), items.size());
+  }
+  // The block; the builder is empty afterwards.
+  std::string Finish();
+
+ private:
+  ArrayRef Bytes(const void* data, size_t size, size_t count);
+  PlanHeader header_;
+  std::string block_;
+};
+
+// Checks every reference of a block against its size and the number of descriptors; nullptr is success, else
+// what is wrong. `block` must be aligned to 8 bytes.
+const char* CheckPlan(const char* block, size_t size, int fd_count) noexcept;
+
+}  // namespace gcs::engine

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/zygote.h"
+
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <vector>
+
+#include "engine/child.h"
+#include "engine/plan.h"
+#include "engine/zygote_root.h"
+
+namespace gcs::engine {
+
+using base::ErrnoError;
+using base::Fd;
+using base::Result;
+
+namespace {
+
+// Requests: this header, then the plan, or for a large plan nothing more but one memfd as the last
+// descriptor.
+struct RequestHeader {
+  uint32_t plan_size;
+  uint32_t fd_count;  // of the plan, -1 entries included
+  uint64_t padding;   // the plan behind it stays aligned to 8
+};
+constexpr size_t kInlinePlan = 64 * 1024;
+
+struct Request {
+  char* plan = nullptr;
+  size_t plan_size = 0;
+  bool mapped = false;
+  std::array<int, kMaxPlanFds + 1> fds{};
+  int fd_count = 0;
+};
+
+alignas(8) char request_buffer[sizeof(RequestHeader) + kInlinePlan];
+alignas(cmsghdr) char request_control[CMSG_SPACE(sizeof(int) * (kMaxPlanFds + 1))];
+
+// A daemon that is gone or doesn't read must not hold up the next request.
+void Answer(int sync, Report report, Step step, int err, pid_t pid, int fd) noexcept {
+  SendReport(sync, {.report = report, .step = step, .err = err, .index = 0, .pid = pid}, fd, MSG_DONTWAIT);
+}
+
+// 1: a request; 0: the agent is gone; -1: nothing usable, go on.
+int Receive(int socket, Request& request) noexcept {
+  iovec iov{request_buffer, sizeof request_buffer};
+  msghdr message{};
+  message.msg_iov = &iov;
+  message.msg_iovlen = 1;
+  message.msg_control = request_control;
+  message.msg_controllen = sizeof request_control;
+  const ssize_t n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  if (n < 0) return errno == EINTR ? -1 : 0;
+  if (n == 0) return 0;
+  const cmsghdr* part = CMSG_FIRSTHDR(&message);
+  if (part != nullptr && part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_RIGHTS) {
+    request.fd_count = static_cast<int>((part->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+    memcpy(request.fds.data(), CMSG_DATA(part), request.fd_count * sizeof(int));
+  }
+  RequestHeader header;
+  if (n < static_cast<ssize_t>(sizeof header)) return -1;
+  memcpy(&header, request_buffer, sizeof header);
+  request.plan_size = header.plan_size;
+  if (n > static_cast<ssize_t>(sizeof header)) {
+    if (n - sizeof header != header.plan_size) return -1;
+    request.plan = request_buffer + sizeof header;
+    return 1;
+  }
+  if (request.fd_count == 0 || header.plan_size > kMaxPlanBytes) return -1;
+  const int memory = request.fds[--request.fd_count];
+  void* plan = mmap(nullptr, header.plan_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_POPULATE, memory, 0);
+  close(memory);
+  if (plan == MAP_FAILED) return -1;
+  request.plan = static_cast<char*>(plan);
+  request.mapped = true;
+  return 1;
+}
+
+// Leaves the descriptors of the request, and the pidfd, to the caller.
+void Spawn(Request& request, int own_pid_namespace) noexcept {
+  const char* wrong = CheckPlan(request.plan, request.plan_size, request.fd_count);
+  const int sync = request.fd_count > 0 ? request.fds[kFdSync] : -1;
+  if (wrong != nullptr) return Answer(sync, Report::kFailed, Step::kReceivePlan, EINVAL, 0, -1);
+  const auto* plan = reinterpret_cast<const PlanHeader*>(request.plan);
+  const bool exec = (plan->flags & kPlanExec) != 0;
+  if (exec && setns(request.fds[plan->target_fd], CLONE_NEWPID) != 0) {
+    return Answer(sync, Report::kFailed, Step::kJoinPid, errno, 0, -1);
+  }
+  int pidfd = -1;
+  clone_args args{};
+  args.flags = plan->clone_flags | CLONE_PARENT | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+  args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
+  if (plan->cgroup_fd >= 0) {
+    args.flags |= CLONE_INTO_CGROUP;
+    args.cgroup = static_cast<uint64_t>(request.fds[plan->cgroup_fd]);
+  }
+  const long pid = syscall(SYS_clone3, &args, sizeof args);
+  if (pid == 0) RunChild(request.plan, request.fds.data());
+  const int err = errno;
+  // The zygote's own namespace for children again, before anybody else can ask for one.
+  if (exec && setns(own_pid_namespace, CLONE_NEWPID) != 0) _exit(1);
+  if (pid < 0) return Answer(sync, Report::kFailed, Step::kClone, err, 0, -1);
+  Answer(sync, Report::kSpawned, Step::kClone, 0, static_cast<pid_t>(pid), pidfd);
+}
+
+}  // namespace
+
+void RunZygote(int socket) noexcept {
+  const int own_pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+  if (own_pid_namespace < 0 || EnterZygoteRoot() != 0) _exit(1);
+  const int ready = 0;
+  if (send(socket, &ready, sizeof ready, MSG_NOSIGNAL) < 0) _exit(1);
+  for (;;) {
+    Request request;
+    const int got = Receive(socket, request);
+    if (got == 0) _exit(0);
+    if (got > 0) Spawn(request, own_pid_namespace);
+    // All that came with the request, and nothing else is that high.
+    syscall(SYS_close_range, std::max(socket, own_pid_namespace) + 1, ~0U, 0);
+    if (request.mapped) munmap(request.plan, request.plan_size);
+  }
+}
+
+Result<std::unique_ptr<Zygote>> Zygote::Start() {
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
+    return ErrnoError("socketpair", "zygote");
+  Fd ours(pair[0]);
+  Fd theirs(pair[1]);
+  const pid_t parent = getpid();
+  const pid_t pid = fork();
+  if (pid < 0) return ErrnoError("fork", "zygote");
+  if (pid == 0) {
+    // Not dumpable: neither it nor a container's process before its execve can be traced or looked into
+    // (CVE-2016-9962).
+    prctl(PR_SET_NAME, "gcs-zygote");
+    prctl(PR_SET_DUMPABLE, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(1);
+    // Descriptors 0-2 are taken, so that none of a plan's can be one of them.
+    const int null = open("/dev/null", O_RDWR);
+    if (null < 0) _exit(1);
+    for (int fd = 0; fd < 3; ++fd) dup2(null, fd);
+    constexpr int kSocket = 3;
+    if (theirs.get() != kSocket && dup3(theirs.get(), kSocket, O_CLOEXEC) < 0) _exit(1);
+    syscall(SYS_close_range, kSocket + 1, ~0U, 0);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    for (int number = 1; number < NSIG; ++number) signal(number, SIG_DFL);
+    RunZygote(kSocket);
+  }
+  theirs.Reset();
+  int ready = 0;
+  if (recv(ours.get(), &ready, sizeof ready, 0) != sizeof ready) {
+    waitpid(pid, nullptr, 0);
+    return base::MakeError(ECHILD, "start zygote", "mount namespace", "it ended before it was ready");
+  }
+  return std::unique_ptr<Zygote>(new Zygote(std::move(ours), pid));
+}
+
+Zygote::~Zygote() {
+  socket_.Reset();
+  waitpid(pid_, nullptr, 0);
+}
+
+Result<> Zygote::Spawn(std::string_view plan, std::span<const int> fds) {
+  if (fds.size() > static_cast<size_t>(kMaxPlanFds))
+    return base::MakeError(E2BIG, "send plan", "descriptors");
+  if (plan.size() > kMaxPlanBytes) return base::MakeError(E2BIG, "send plan", "plan", "too large");
+  std::vector<int> send_fds(fds.begin(), fds.end());
+  RequestHeader header{static_cast<uint32_t>(plan.size()), static_cast<uint32_t>(fds.size()), 0};
+  std::array<iovec, 2> iov{{{&header, sizeof header}, {const_cast<char*>(plan.data()), plan.size()}}};
+  msghdr message{};
+  message.msg_iov = iov.data();
+  message.msg_iovlen = 2;
+  Fd memory;
+  if (plan.size() > kInlinePlan) {
+    memory = Fd(memfd_create("plan", MFD_CLOEXEC));
+    if (!memory) return ErrnoError("memfd_create", "plan");
+    for (size_t done = 0; done < plan.size();) {
+      const ssize_t n = write(memory.get(), plan.data() + done, plan.size() - done);
+      if (n < 0) return ErrnoError("write", "plan");
+      done += n;
+    }
+    send_fds.push_back(memory.get());
+    message.msg_iovlen = 1;
+  }
+  std::vector<char> control(CMSG_SPACE(sizeof(int) * send_fds.size()));
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  cmsghdr* part = CMSG_FIRSTHDR(&message);
+  part->cmsg_level = SOL_SOCKET;
+  part->cmsg_type = SCM_RIGHTS;
+  part->cmsg_len = CMSG_LEN(sizeof(int) * send_fds.size());
+  memcpy(CMSG_DATA(part), send_fds.data(), sizeof(int) * send_fds.size());
+  while (sendmsg(socket_.get(), &message, MSG_NOSIGNAL) < 0) {
+    if (errno != EINTR) return ErrnoError("send plan", "zygote");
+  }
+  return {};
+}
+
+}  // namespace gcs::engine
