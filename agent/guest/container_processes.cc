@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/paths.h"
+#include "guest/container.h"
+#include "guest/containers.h"
+
+namespace gcs::guest {
+
+using base::MakeError;
+using base::Result;
+
+namespace {
+
+Result<> CheckSignal(int signal) {
+  if (signal < 1 || signal > 64)
+    return MakeError(EINVAL, "send signal", std::to_string(signal), "must be from 1 to 64");
+  return {};
+}
+
+// What /proc tells about one process; nothing if it is gone.
+std::optional<ProcessInfo> ReadProcess(int pid) {
+  const std::string dir = "/proc/" + std::to_string(pid);
+  const auto command = base::ReadFile(dir + "/cmdline");
+  const auto status = base::ReadFile(dir + "/status");
+  const auto stat = base::ReadFile(dir + "/stat");
+  if (!command || !status || !stat) return std::nullopt;
+  ProcessInfo info{.pid = pid, .command = *command};
+  while (!info.command.empty() && info.command.back() == '\0') info.command.pop_back();
+  std::ranges::replace(info.command, '\0', ' ');
+  const auto number = [&](std::string_view key) -> uint64_t {
+    const size_t at = status->find(key);
+    if (at == std::string::npos) return 0;
+    const size_t digit = status->find_first_of("0123456789", at + key.size());
+    uint64_t value = 0;
+    if (digit != std::string::npos)
+      std::from_chars(status->data() + digit, status->data() + status->size(), value);
+    return value;
+  };
+  info.uid = static_cast<uint32_t>(number("\nUid:"));
+  info.rss_bytes = number("\nVmRSS:") * 1024;
+  // Fields 14, 15 and 22 of proc_pid_stat(5), counted behind the name, which may hold anything.
+  const size_t end = stat->rfind(')');
+  if (end == std::string::npos) return info;
+  std::vector<uint64_t> fields;
+  for (size_t at = end + 4; at < stat->size() && fields.size() < 20;) {
+    uint64_t value = 0;
+    std::from_chars(stat->data() + at, stat->data() + stat->size(), value);
+    fields.push_back(value);
+    at = stat->find(' ', at);
+    if (at == std::string::npos) break;
+    ++at;
+  }
+  const int64_t tick_ns = base::kNsPerSec / sysconf(_SC_CLK_TCK);
+  if (fields.size() > 18) {
+    info.cpu_time_ns = static_cast<int64_t>(fields[10] + fields[11]) * tick_ns;
+    const int64_t since_boot = static_cast<int64_t>(fields[18]) * tick_ns;
+    info.started_at_ns = base::RealtimeNs() - base::BoottimeNs() + since_boot;
+  }
+  return info;
+}
+
+ContainerInfo Describe(const Container& container) {
+  ContainerInfo info{.container_id = container.id};
+  std::shared_ptr<Process> init;
+  {
+    const std::lock_guard lock(container.mutex);
+    info.status = container.status;
+    info.created_at_ns = container.created_at_ns;
+    info.labels = container.labels;
+    init = container.init;
+  }
+  if (init == nullptr) return info;
+  info.args = container.engine->spec.process->args;
+  info.root_path = container.engine->spec.root_path;
+  info.cgroup_path = container.engine->cgroup.path();
+  const std::lock_guard lock(init->mutex);
+  info.started_at_ns = init->started_at_ns;
+  info.exit = init->exit;
+  info.pid = init->exit ? 0 : init->child.pid();
+  return info;
+}
+
+}  // namespace
+
+Result<Spawned> Containers::Exec(const ExecProcess& request, int64_t deadline_ns) {
+  const std::string name = request.container_id + "/" + request.process_id;
+  if (!engine::ValidId(request.process_id)) {
+    return MakeError(EINVAL, "exec", request.process_id.substr(0, 64), "bad process id");
+  }
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(request.container_id));
+  {
+    // A null entry holds the id while the process is being made.
+    const std::lock_guard lock(container->mutex);
+    if (container->status != ContainerStatus::kRunning) {
+      return MakeError(EBUSY, "exec", name, "the container is " + std::string(StatusName(container->status)));
+    }
+    if (!container->processes.emplace(request.process_id, nullptr).second)
+      return MakeError(EEXIST, "exec", name);
+  }
+  const auto undo = [&](base::Error error) -> std::unexpected<base::Error> {
+    const std::lock_guard lock(container->mutex);
+    container->processes.erase(request.process_id);
+    return std::unexpected(std::move(error));
+  };
+  const int64_t begin = base::MonotonicNs();
+  auto spec = engine::ParseProcess(request.process_json, *container->engine->spec.process);
+  if (!spec) return undo(spec.error());
+  auto config = MakeStdio(name, request.stdio, *spec, deadline_ns);
+  if (!config) return undo(config.error());
+  auto io = stdio::ProcessIo::Create(backends_.loop, std::move(*config));
+  if (!io) return undo(io.error());
+
+  Spawned answer;
+  answer.timings.push_back({"stdio", base::MonotonicNs() - begin});
+  const auto process = std::make_shared<Process>(request.container_id, request.process_id);
+  process->terminal = spec->terminal;
+  auto child = backends_.engine->Exec(*container->engine, *spec,
+                                      {io->child.in.get(), io->child.out.get(), io->child.err.get()},
+                                      deadline_ns, &answer.timings, container->init->child.pidfd());
+  io->child = {};
+  if (!child) return undo(child.error());
+  process->child = std::move(*child);
+  process->io = std::move(io->io);
+  process->started_at_ns = base::RealtimeNs();
+  answer.pid = process->child.pid();
+  // From here on somebody reaps it, whatever happens.
+  const auto abandon = [&](base::Error error) {
+    if (auto killed = process->child.Signal(SIGKILL); !killed && killed.error().err != ESRCH) {
+      base::LogError("kill process", killed.error());
+    }
+    Watch(container, process);
+    return undo(std::move(error));
+  };
+  if (process->terminal) {
+    if (auto attached = process->io->AttachTerminal(process->child.TakeConsole()); !attached) {
+      return abandon(attached.error());
+    }
+  }
+  const int64_t ready = base::MonotonicNs();
+  if (auto started = process->child.Start(deadline_ns); !started) return abandon(started.error());
+  answer.timings.push_back({"start", base::MonotonicNs() - ready});
+  {
+    const std::lock_guard lock(container->mutex);
+    container->processes[request.process_id] = process;
+  }
+  backends_.journal->Append(request.container_id, request.process_id, ProcessStarted{answer.pid});
+  Watch(container, process);
+  return answer;
+}
+
+Result<> Containers::Signal(const std::string& container_id, const std::string& process_id, int signal) {
+  GCS_TRY(CheckSignal(signal));
+  GCS_ASSIGN(const std::shared_ptr<Process> process, FindProcess(container_id, process_id));
+  if (process->Exit()) return MakeError(ESRCH, "send signal", container_id, "the process has ended");
+  return process->child.Signal(signal);
+}
+
+Result<> Containers::SignalAll(const std::string& container_id, int signal) {
+  GCS_TRY(CheckSignal(signal));
+  GCS_ASSIGN(const std::shared_ptr<Process> init, FindProcess(container_id, ""));
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
+  if (init->Exit()) return MakeError(ESRCH, "send signal", container_id, "the container has ended");
+  if (signal == SIGKILL) return container->engine->cgroup.Kill();
+  GCS_ASSIGN(const std::vector<int> pids, container->engine->cgroup.Pids());
+  for (const int pid : pids) {
+    const base::Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    if (!pidfd.valid()) continue;
+    // Still a process of the container now that the pidfd holds it: not somebody else's with a reused number.
+    GCS_ASSIGN(const std::vector<int> again, container->engine->cgroup.Pids());
+    if (std::ranges::find(again, pid) == again.end()) continue;
+    if (syscall(SYS_pidfd_send_signal, pidfd.get(), signal, nullptr, 0) != 0 && errno != ESRCH) {
+      return base::ErrnoError("pidfd_send_signal", container_id, std::to_string(pid));
+    }
+  }
+  return {};
+}
+
+std::vector<ContainerInfo> Containers::List() const {
+  std::vector<std::shared_ptr<Container>> all;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, container] : containers_) all.push_back(container);
+  }
+  std::vector<ContainerInfo> infos;
+  infos.reserve(all.size());
+  for (const auto& container : all) infos.push_back(Describe(*container));
+  std::ranges::stable_sort(infos, {}, &ContainerInfo::created_at_ns);
+  return infos;
+}
+
+Result<ContainerInfo> Containers::State(const std::string& container_id) const {
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
+  return Describe(*container);
+}
+
+Result<std::string> Containers::OciState(const std::string& container_id) const {
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
+  const ContainerInfo info = Describe(*container);
+  base::Json state{{"ociVersion", "1.2.0"}, {"id", info.container_id}, {"status", StatusName(info.status)}};
+  // There is no bundle directory in the guest; the one that holds the root file system comes nearest.
+  state["bundle"] = info.root_path.substr(0, std::max<size_t>(info.root_path.rfind('/'), 1));
+  if (info.pid != 0) state["pid"] = info.pid;
+  if (info.status != ContainerStatus::kCreating) {
+    for (const auto& [key, value] : container->engine->spec.annotations) state["annotations"][key] = value;
+  }
+  return state.dump(-1, ' ', false, base::Json::error_handler_t::replace);
+}
+
+size_t Containers::count() const {
+  const std::lock_guard lock(mutex_);
+  return containers_.size();
+}
+
+Result<std::vector<ContainerStats>> Containers::Stats(const std::vector<std::string>& container_ids) const {
+  std::vector<std::shared_ptr<Container>> wanted;
+  if (container_ids.empty()) {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, container] : containers_) wanted.push_back(container);
+  }
+  for (const std::string& id : container_ids) {
+    GCS_ASSIGN(std::shared_ptr<Container> container, Find(id));
+    wanted.push_back(std::move(container));
+  }
+  std::vector<ContainerStats> all;
+  for (const auto& container : wanted) {
+    if (container->Status() == ContainerStatus::kCreating) continue;
+    auto stats = container->engine->cgroup.Stats();
+    if (stats) {
+      all.push_back({container->id, std::move(*stats)});
+    } else if (!container_ids.empty()) {
+      return std::unexpected(stats.error());
+    }
+  }
+  return all;
+}
+
+Result<std::vector<ProcessInfo>> Containers::ListProcesses(const std::string& container_id) const {
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
+  std::vector<std::shared_ptr<Process>> managed;
+  {
+    const std::lock_guard lock(container->mutex);
+    if (container->init == nullptr)
+      return MakeError(ENOENT, "find process", container_id, "still being created");
+    managed.push_back(container->init);
+    for (const auto& [id, process] : container->processes) {
+      if (process != nullptr) managed.push_back(process);
+    }
+  }
+  std::vector<ProcessInfo> infos;
+  std::vector<int> seen;
+  for (const auto& process : managed) {
+    const auto exit = process->Exit();
+    ProcessInfo info;
+    if (!exit) info = ReadProcess(process->child.pid()).value_or(ProcessInfo{});
+    info.process_id = process->id;
+    info.pid = exit ? 0 : process->child.pid();
+    info.managed = true;
+    info.exit = exit;
+    {
+      const std::lock_guard lock(process->mutex);
+      info.started_at_ns = process->started_at_ns;
+    }
+    seen.push_back(info.pid);
+    infos.push_back(std::move(info));
+  }
+  GCS_ASSIGN(const std::vector<int> pids, container->engine->cgroup.Pids());
+  for (const int pid : pids) {
+    if (std::ranges::find(seen, pid) != seen.end()) continue;
+    if (auto info = ReadProcess(pid)) infos.push_back(std::move(*info));
+  }
+  return infos;
+}
+
+Result<> Containers::DeleteProcess(const std::string& container_id, const std::string& process_id) {
+  if (process_id.empty()) {
+    return MakeError(EINVAL, "delete process", container_id, "the first process goes with the container");
+  }
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
+  GCS_ASSIGN(const std::shared_ptr<Process> process, FindProcess(container_id, process_id));
+  if (!process->Exit())
+    return MakeError(EBUSY, "delete process", container_id + "/" + process_id, "it still runs");
+  const std::lock_guard lock(container->mutex);
+  container->processes.erase(process_id);
+  return {};
+}
+
+Result<> Containers::Resize(const std::string& container_id, const std::string& process_id, uint32_t width,
+                            uint32_t height) {
+  GCS_ASSIGN(const std::shared_ptr<Process> process, FindProcess(container_id, process_id));
+  return process->io->Resize(width, height);
+}
+
+Result<std::unique_ptr<stdio::Session>> Containers::Attach(const std::string& container_id,
+                                                           const std::string& process_id,
+                                                           stdio::AttachOptions options) {
+  GCS_ASSIGN(const std::shared_ptr<Process> process, FindProcess(container_id, process_id));
+  return process->io->Attach(std::move(options));
+}
+
+}  // namespace gcs::guest

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guest/containers.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "guest/container.h"
+
+namespace gcs::guest {
+
+using base::MakeError;
+using base::Result;
+
+namespace {
+
+constexpr int64_t kTearDownNs = 10 * base::kNsPerSec;
+
+int64_t Nanoseconds(const timeval& time) { return time.tv_sec * base::kNsPerSec + time.tv_usec * 1000; }
+
+// Reaps the child of `pidfd`; nothing while it lives.
+std::optional<ExitStatus> Reap(int pidfd, int options) {
+  siginfo_t info{};
+  rusage usage{};
+  // The raw call, since waitid(3) has no place for the rusage.
+  while (syscall(SYS_waitid, P_PIDFD, pidfd, &info, WEXITED | options, &usage) != 0) {
+    if (errno != EINTR) return std::nullopt;
+  }
+  if (info.si_pid == 0) return std::nullopt;
+  ExitStatus exit;
+  const bool killed = info.si_code != CLD_EXITED;
+  exit.signal = killed ? info.si_status : 0;
+  exit.exit_code = killed ? 128 + info.si_status : info.si_status;
+  exit.exited_at_ns = base::RealtimeNs();
+  exit.user_time_ns = Nanoseconds(usage.ru_utime);
+  exit.system_time_ns = Nanoseconds(usage.ru_stime);
+  exit.max_rss_kib = usage.ru_maxrss;
+  return exit;
+}
+
+base::Error WrongState(std::string_view step, const Container& container) {
+  return {std::string(step), EBUSY, container.id,
+          "the container is " + std::string(StatusName(container.Status()))};
+}
+
+}  // namespace
+
+std::string_view StatusName(ContainerStatus status) {
+  switch (status) {
+    case ContainerStatus::kCreating:
+      return "creating";
+    case ContainerStatus::kCreated:
+      return "created";
+    case ContainerStatus::kRunning:
+      return "running";
+    case ContainerStatus::kPaused:
+      return "paused";
+    case ContainerStatus::kStopped:
+      return "stopped";
+  }
+  return "unknown";
+}
+
+Containers::Containers(Backends backends) : backends_(backends) {}
+
+Containers::~Containers() {
+  // The loop has stopped, so the exits are collected here.
+  for (auto& [id, container] : containers_) {
+    if (container->engine == nullptr) continue;
+    if (auto killed = container->engine->cgroup.Kill(); !killed)
+      base::LogError("kill container", killed.error());
+    std::vector<std::shared_ptr<Process>> all{container->init};
+    for (const auto& [name, process] : container->processes) all.push_back(process);
+    for (const auto& process : all) {
+      if (process != nullptr && !process->Exit()) Reap(process->child.pidfd(), 0);
+    }
+    if (auto gone = backends_.engine->Destroy(*container->engine, base::MonotonicNs() + kTearDownNs); !gone) {
+      base::LogError("remove container", gone.error());
+    }
+  }
+}
+
+Result<std::shared_ptr<Container>> Containers::Find(const std::string& container_id) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = containers_.find(container_id);
+  if (it == containers_.end()) return MakeError(ENOENT, "find container", container_id.substr(0, 64));
+  return it->second;
+}
+
+Result<std::shared_ptr<Process>> Containers::FindProcess(const std::string& container_id,
+                                                         const std::string& process_id) const {
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
+  const std::lock_guard lock(container->mutex);
+  if (process_id.empty()) {
+    if (container->init == nullptr)
+      return MakeError(ENOENT, "find process", container_id, "still being created");
+    return container->init;
+  }
+  const auto it = container->processes.find(process_id);
+  if (it == container->processes.end() || it->second == nullptr) {
+    return MakeError(ENOENT, "find process", container_id + "/" + process_id.substr(0, 64));
+  }
+  return it->second;
+}
+
+Result<stdio::Config> Containers::MakeStdio(const std::string& name, const StdioRequest& request,
+                                            const engine::Process& process, int64_t deadline_ns) {
+  stdio::Config config;
+  config.name = name;
+  config.terminal = process.terminal;
+  config.overflow = request.overflow;
+  config.ring_bytes = request.ring_bytes;
+  config.width = process.console_width;
+  config.height = process.console_height;
+  config.owner_uid = process.uid;
+  config.owner_gid = process.gid;
+  if (process.terminal && request.err.mode != stdio::Mode::kNull) {
+    return MakeError(EINVAL, "make stdio", "stdio.stderr", "a terminal has one output, stdout");
+  }
+  for (const auto& [stream, from] : {std::pair(&config.in, &request.in), std::pair(&config.out, &request.out),
+                                     std::pair(&config.err, &request.err)}) {
+    stream->mode = from->mode;
+    if (from->mode != stdio::Mode::kSocket) continue;
+    GCS_ASSIGN(stream->socket, backends_.dialer->Dial(from->port, deadline_ns));
+  }
+  return config;
+}
+
+Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadline_ns) {
+  const std::string& id = request.container_id;
+  if (!engine::ValidId(id))
+    return MakeError(EINVAL, "create container", id.substr(0, 64), "bad container id");
+  const auto container = std::make_shared<Container>(id);
+  container->labels = request.labels;
+  const std::lock_guard life(container->life);
+  {
+    const std::lock_guard lock(mutex_);
+    if (!containers_.emplace(id, container).second) return MakeError(EEXIST, "create container", id);
+  }
+  const auto undo = [&](base::Error error) -> std::unexpected<base::Error> {
+    backends_.storage->Unuse(id);
+    const std::lock_guard lock(mutex_);
+    containers_.erase(id);
+    return std::unexpected(std::move(error));
+  };
+  const int64_t begin = base::MonotonicNs();
+  auto spec = engine::ParseSpec(request.config_json);
+  if (!spec) return undo(spec.error());
+  if (!spec->process)
+    return undo({"parse config.json", EINVAL, "process", "is required to create a container"});
+
+  // Mounts below the root or a bind source must not go away under the container.
+  std::vector<std::string> paths{spec->root_path};
+  for (const engine::Mount& mount : spec->mounts) {
+    if (!mount.source.empty() && mount.source[0] == '/') paths.push_back(mount.source);
+  }
+  for (const std::string& path : paths) {
+    const auto mount = backends_.storage->FindByPath(path);
+    if (!mount) continue;  // not one of ours
+    if (auto used = backends_.storage->Use(mount->mount_id, id); !used) return undo(used.error());
+  }
+  auto config = MakeStdio(id, request.stdio, *spec->process, deadline_ns);
+  if (!config) return undo(config.error());
+  auto io = stdio::ProcessIo::Create(backends_.loop, std::move(*config));
+  if (!io) return undo(io.error());
+  const int64_t prepared = base::MonotonicNs();
+
+  const auto process = std::make_shared<Process>(id, "");
+  process->terminal = spec->process->terminal;
+  auto made = backends_.engine->CreateContainer(
+      id, std::move(*spec), {io->child.in.get(), io->child.out.get(), io->child.err.get()},
+      request.allow_vsock, deadline_ns);
+  io->child = {};
+  if (!made) return undo(made.error());
+  Spawned answer{made->init.pid(), {{"stdio", prepared - begin}}};
+  answer.timings.insert(answer.timings.end(), made->timings.begin(), made->timings.end());
+
+  const auto destroy = [&](base::Error error) -> std::unexpected<base::Error> {
+    if (auto killed = made->cgroup.Kill(); !killed) base::LogError("kill container", killed.error());
+    Reap(made->init.pidfd(), 0);
+    if (auto gone = backends_.engine->Destroy(*made, base::MonotonicNs() + kTearDownNs); !gone) {
+      base::LogError("remove container", gone.error());
+    }
+    return undo(std::move(error));
+  };
+  if (process->terminal) {
+    if (auto attached = io->io->AttachTerminal(made->init.TakeConsole()); !attached)
+      return destroy(attached.error());
+  }
+  for (const std::string& mount : request.owned_mounts) {
+    if (auto owned = backends_.storage->SetOwner(mount, id); !owned) return destroy(owned.error());
+  }
+  process->io = std::move(io->io);
+  process->child = std::move(made->init);
+  {
+    const std::lock_guard lock(container->mutex);
+    container->engine = std::make_unique<engine::EngineContainer>(std::move(*made));
+    container->init = process;
+    container->created_at_ns = base::RealtimeNs();
+    container->status = ContainerStatus::kCreated;
+  }
+  backends_.journal->Append(id, "", ContainerCreated{answer.pid});
+  Watch(container, process);
+  return answer;
+}
+
+void Containers::Watch(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process) {
+  backends_.loop->Post([this, container, process] {
+    auto added = backends_.loop->Add(process->child.pidfd(), EPOLLIN,
+                                     [this, container, process](uint32_t) { OnExit(container, process); });
+    if (!added) base::LogError("watch process", added.error(), {{"container", container->id}});
+  });
+}
+
+// On the loop's thread.
+void Containers::OnExit(const std::shared_ptr<Container>& container,
+                        const std::shared_ptr<Process>& process) {
+  auto exit = Reap(process->child.pidfd(), WNOHANG);
+  if (!exit) return;
+  backends_.loop->Remove(process->child.pidfd());
+  // Without a pid namespace the end of the first process does not end the others.
+  if (process->id.empty() && container->engine->spec.FindNamespace(CLONE_NEWPID) == nullptr) {
+    if (auto killed = container->engine->cgroup.Kill(); !killed)
+      base::LogError("kill container", killed.error());
+  }
+  process->io->ProcessExited([this, container, process, exit = *exit] { Finish(container, process, exit); });
+}
+
+// On the loop's thread, when the output is where it can be read, or the bounded time for that is over.
+void Containers::Finish(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process,
+                        const ExitStatus& reaped) {
+  ExitStatus exit = reaped;
+  const uint64_t kills = container->engine->cgroup.OomKills();
+  {
+    const std::lock_guard lock(container->mutex);
+    exit.oom_killed = kills > 0;
+    if (kills > container->oom_kills) backends_.journal->Append(container->id, "", ContainerOom{kills});
+    container->oom_kills = kills;
+    if (process->id.empty()) container->status = ContainerStatus::kStopped;
+  }
+  std::map<uint64_t, WaitCallback> waiters;
+  {
+    const std::lock_guard lock(process->mutex);
+    exit.started_at_ns = process->started_at_ns;
+    process->exit = exit;
+    waiters.swap(process->waiters);
+    process->ended.notify_all();
+  }
+  backends_.journal->Append(container->id, process->id, ProcessExited{exit});
+  for (auto& [id, done] : waiters) done(exit);
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, done] : waiters) waits_.erase(id);
+}
+
+Result<std::vector<Timing>> Containers::Start(const std::string& container_id, int64_t deadline_ns) {
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
+  const std::lock_guard life(container->life);
+  if (container->Status() != ContainerStatus::kCreated) {
+    return std::unexpected(WrongState("start container", *container));
+  }
+  const int64_t begin = base::MonotonicNs();
+  {
+    const std::lock_guard lock(container->init->mutex);
+    container->init->started_at_ns = base::RealtimeNs();
+  }
+  if (auto started = container->init->child.Start(deadline_ns); !started) {
+    // Whatever became of the program, it does not run on unnoticed.
+    if (auto killed = container->engine->cgroup.Kill(); !killed)
+      base::LogError("kill container", killed.error());
+    return std::unexpected(started.error());
+  }
+  {
+    const std::lock_guard lock(container->mutex);
+    // A quick program may have ended already.
+    if (container->status == ContainerStatus::kCreated) container->status = ContainerStatus::kRunning;
+  }
+  backends_.journal->Append(container_id, "", ContainerStarted{});
+  return std::vector<Timing>{{"start", base::MonotonicNs() - begin}};
+}
+
+Result<std::vector<Timing>> Containers::Delete(const std::string& container_id, bool force,
+                                               int64_t deadline_ns) {
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
+  const std::lock_guard life(container->life);
+  const ContainerStatus status = container->Status();
+  if (status == ContainerStatus::kCreating)
+    return MakeError(ENOENT, "find container", container_id, "was deleted");
+  if (status != ContainerStatus::kStopped && !force)
+    return std::unexpected(WrongState("delete container", *container));
+  const int64_t begin = base::MonotonicNs();
+  GCS_TRY(container->engine->cgroup.Kill());
+  {
+    std::unique_lock lock(container->init->mutex);
+    const auto left = std::chrono::nanoseconds(std::max<int64_t>(deadline_ns - base::MonotonicNs(), 0));
+    if (!container->init->ended.wait_for(lock, left, [&] { return container->init->exit.has_value(); })) {
+      return MakeError(ETIMEDOUT, "delete container", container_id, "its first process did not end in time");
+    }
+  }
+  const int64_t killed = base::MonotonicNs();
+  GCS_TRY(backends_.engine->Destroy(*container->engine, deadline_ns));
+  const int64_t destroyed = base::MonotonicNs();
+  auto released =
+      backends_.storage->ReleaseOwned(container_id, {.deadline_ns = deadline_ns, .cancel_fd = -1});
+  {
+    const std::lock_guard lock(container->mutex);
+    container->status = ContainerStatus::kCreating;  // for those who have found it before it left the table
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    containers_.erase(container_id);
+  }
+  backends_.journal->Append(container_id, "", ContainerDeleted{});
+  // The container is gone all the same; its mounts have no owner now and can be unmounted by id.
+  if (!released) return std::unexpected(released.error());
+  return std::vector<Timing>{
+      {"kill", killed - begin}, {"cgroup", destroyed - killed}, {"unmount", base::MonotonicNs() - destroyed}};
+}
+
+uint64_t Containers::Wait(const std::string& container_id, const std::string& process_id, WaitCallback done) {
+  auto process = FindProcess(container_id, process_id);
+  if (!process) {
+    done(std::unexpected(process.error()));
+    return 0;
+  }
+  uint64_t id = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    id = next_wait_++;
+    waits_[id] = *process;
+  }
+  std::optional<ExitStatus> exit;
+  {
+    const std::lock_guard lock((*process)->mutex);
+    exit = (*process)->exit;
+    if (!exit) {
+      (*process)->waiters.emplace(id, std::move(done));
+      return id;
+    }
+  }
+  done(*exit);
+  const std::lock_guard lock(mutex_);
+  waits_.erase(id);
+  return id;
+}
+
+void Containers::CancelWait(uint64_t wait) {
+  std::shared_ptr<Process> process;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = waits_.find(wait);
+    if (it == waits_.end()) return;
+    process = it->second.lock();
+    waits_.erase(it);
+  }
+  if (process == nullptr) return;
+  WaitCallback dropped;  // destroyed outside the lock
+  const std::lock_guard lock(process->mutex);
+  if (auto node = process->waiters.extract(wait); !node.empty()) dropped = std::move(node.mapped());
+}
+
+Result<> Containers::Pause(const std::string& container_id, int64_t deadline_ns) {
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
+  const std::lock_guard life(container->life);
+  if (container->Status() != ContainerStatus::kRunning)
+    return std::unexpected(WrongState("pause container", *container));
+  GCS_TRY(container->engine->cgroup.Freeze(true, deadline_ns));
+  {
+    const std::lock_guard lock(container->mutex);
+    if (container->status == ContainerStatus::kRunning) container->status = ContainerStatus::kPaused;
+  }
+  backends_.journal->Append(container_id, "", ContainerPaused{});
+  return {};
+}
+
+Result<> Containers::Resume(const std::string& container_id, int64_t deadline_ns) {
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
+  const std::lock_guard life(container->life);
+  if (container->Status() != ContainerStatus::kPaused)
+    return std::unexpected(WrongState("resume container", *container));
+  GCS_TRY(container->engine->cgroup.Freeze(false, deadline_ns));
+  {
+    const std::lock_guard lock(container->mutex);
+    if (container->status == ContainerStatus::kPaused) container->status = ContainerStatus::kRunning;
+  }
+  backends_.journal->Append(container_id, "", ContainerResumed{});
+  return {};
+}
+
+Result<> Containers::Update(const std::string& container_id, const std::string& resources_json) {
+  GCS_ASSIGN(const engine::Resources resources, engine::ParseResources(resources_json));
+  GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
+  const std::lock_guard life(container->life);
+  const ContainerStatus status = container->Status();
+  if (status == ContainerStatus::kCreating || status == ContainerStatus::kStopped) {
+    return std::unexpected(WrongState("update container", *container));
+  }
+  GCS_TRY(container->engine->cgroup.Apply(resources));
+  if (!resources.devices.empty()) GCS_TRY(container->engine->cgroup.SetDevices(resources.devices));
+  backends_.journal->Append(container_id, "", ContainerUpdated{});
+  return {};
+}
+
+}  // namespace gcs::guest
