@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+if(TARGET gcs_engine)
+  gcs_test(system_engine KIND system TIMEOUT 300 SOURCES engine_test.cc LINK gcs_engine)
+endif()

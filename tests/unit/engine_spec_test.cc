@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+#include <linux/mount.h>
+#include <sys/mount.h>
+
+#include <string>
+
+#include "base/json.h"
+#include "engine/cgroup.h"
+#include "engine/cgroup_bpf.h"
+#include "engine/engine.h"
+#include "engine/mount_options.h"
+#include "engine/spec.h"
+
+namespace gcs::engine {
+namespace {
+
+using base::Json;
+
+Json Minimal() {
+  return Json::parse(
+      R"({"ociVersion": "1.1.0", "root": {"path": "/r"}, "process": {"args": ["x"], "cwd": "/"},
+                         "linux": {"namespaces": [{"type": "mount"}]}})");
+}
+
+base::Error Failure(const Json& config) {
+  const auto spec = ParseSpec(config.dump());
+  REQUIRE_FALSE(spec);
+  return spec.error();
+}
+
+TEST_CASE("the least configuration is accepted, with the specification's defaults") {
+  const auto spec = ParseSpec(Minimal().dump());
+  REQUIRE_MESSAGE(spec, spec.error().ToString());
+  CHECK(spec->process->umask == 022);
+  CHECK(spec->process->uid == 0);
+  CHECK_FALSE(spec->root_readonly);
+  CHECK_FALSE(spec->process->oom_score_adj);
+}
+
+TEST_CASE("unknown keys are ignored, every 1.x version is accepted") {
+  Json config = Minimal();
+  config["future"] = {{"a", 1}};
+  config["linux"]["future"] = true;
+  for (const char* version : {"1.0.0", "1.0.2-dev", "1.3.0", "1.99.7"}) {
+    config["ociVersion"] = version;
+    CHECK(ParseSpec(config.dump()));
+  }
+}
+
+TEST_CASE("bad values are refused with their JSON path") {
+  struct Row {
+    const char* pointer;  // what is set
+    const char* value;    // to this JSON
+    const char* object;   // error's object
+    int err;
+  };
+  const Row rows[] = {
+      {"/ociVersion", "\"2.0\"", "ociVersion", EINVAL},
+      {"/ociVersion", "7", "ociVersion", EINVAL},
+      {"/root/path", "\"relative\"", "root.path", EINVAL},
+      {"/root", "[]", "root", EINVAL},
+      {"/process/args", "[]", "process.args", EINVAL},
+      {"/process/args/0", "5", "process.args[0]", EINVAL},
+      {"/process/args/0", "\"a\\u0000b\"", "process.args[0]", EINVAL},
+      {"/process/cwd", "\"tmp\"", "process.cwd", EINVAL},
+      {"/process/env", "[\"NOEQUALS\"]", "process.env[0]", EINVAL},
+      {"/process/user", "{\"uid\": -1}", "process.user.uid", ERANGE},
+      {"/process/user", "{\"uid\": 4294967295}", "process.user.uid", ERANGE},
+      {"/process/user", "{\"gid\": \"0\"}", "process.user.gid", EINVAL},
+      {"/process/user", "{\"additionalGids\": [1, -2]}", "process.user.additionalGids[1]", EINVAL},
+      {"/process/rlimits", "[{\"type\": \"RLIMIT_FOO\", \"soft\": 1, \"hard\": 1}]",
+       "process.rlimits[0].type", EINVAL},
+      {"/process/rlimits", "[{\"type\": \"RLIMIT_CPU\", \"soft\": 2, \"hard\": 1}]",
+       "process.rlimits[0].soft", EINVAL},
+      {"/process/rlimits",
+       "[{\"type\": \"RLIMIT_CPU\", \"soft\": 1, \"hard\": 1}, {\"type\": \"RLIMIT_CPU\", \"soft\": 1, "
+       "\"hard\": 1}]",
+       "process.rlimits[1].type", EINVAL},
+      {"/process/oomScoreAdj", "1001", "process.oomScoreAdj", ERANGE},
+      {"/process/apparmorProfile", "\"docker-default\"", "process.apparmorProfile", EOPNOTSUPP},
+      {"/process/scheduler", "{\"policy\": \"SCHED_IDLE\"}", "process.scheduler", EOPNOTSUPP},
+      {"/hostname", "\"h\"", "hostname", EINVAL},
+      {"/linux/namespaces/0/type", "\"mnt\"", "linux.namespaces[0].type", EINVAL},
+      {"/linux/namespaces/1", "{\"type\": \"mount\"}", "linux.namespaces[1].type", EINVAL},
+      {"/linux/namespaces/1", "{\"type\": \"user\"}", "linux.namespaces[1].type", EOPNOTSUPP},
+      {"/linux/namespaces/1", "{\"type\": \"network\", \"path\": \"rel\"}", "linux.namespaces[1].path",
+       EINVAL},
+      {"/linux/namespaces/1", "{\"type\": \"pid\", \"path\": \"/proc/1/ns/pid\"}", "linux.namespaces[1].path",
+       EOPNOTSUPP},
+      {"/linux/namespaces", "[]", "linux.namespaces", EOPNOTSUPP},
+      {"/linux/maskedPaths", "[\"proc\"]", "linux.maskedPaths", EINVAL},
+      {"/linux/sysctl", "{\"vm.overcommit_memory\": \"1\"}", "linux.sysctl.vm.overcommit_memory", EINVAL},
+      {"/linux/sysctl", "{\"net.ipv4.ip_forward\": \"1\"}", "linux.sysctl.net.ipv4.ip_forward", EINVAL},
+      {"/linux/devices", "[{\"path\": \"/dev/x\", \"type\": \"z\", \"major\": 1, \"minor\": 1}]",
+       "linux.devices[0].type", EINVAL},
+      {"/linux/resources", "{\"devices\": [{\"allow\": true, \"access\": \"rx\"}]}",
+       "linux.resources.devices[0].access", EINVAL},
+      {"/linux/resources", "{\"unified\": {\"../x\": \"1\"}}", "linux.resources.unified.../x", EINVAL},
+      {"/linux/resources", "{\"blockIO\": {\"weight\": 100}}", "linux.resources.blockIO", EOPNOTSUPP},
+      {"/linux/resources", "{\"memory\": {\"limit\": \"1g\"}}", "linux.resources.memory.limit", EINVAL},
+      {"/linux/rootfsPropagation", "\"sharedish\"", "linux.rootfsPropagation", EINVAL},
+      {"/mounts", "[{\"destination\": \"/\"}]", "mounts[0].destination", EOPNOTSUPP},
+      {"/mounts", "[{}]", "mounts[0].destination", EINVAL},
+      {"/mounts", "{\"a\": 1}", "mounts", EINVAL},
+      {"/hooks", "{\"prestart\": [{\"path\": \"/x\"}]}", "hooks.prestart", EOPNOTSUPP},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.pointer);
+    CAPTURE(row.value);
+    Json config = Minimal();
+    config[Json::json_pointer(row.pointer)] = Json::parse(row.value);
+    const base::Error error = Failure(config);
+    CHECK(error.object == row.object);
+    CHECK(error.err == row.err);
+    CHECK_FALSE(error.message.empty());
+  }
+}
+
+TEST_CASE("text that is no JSON, or too much of it, is refused") {
+  for (const char* text : {"", "{", "[]", "null", "{\"a\": }", "\xff\xfe"}) CHECK_FALSE(ParseSpec(text));
+  CHECK(ParseSpec(std::string((16 << 20) + 1, ' ')).error().err == EFBIG);
+  // Deep nesting costs memory in proportion and no stack.
+  CHECK_FALSE(ParseSpec(std::string(200'000, '[') + std::string(200'000, ']')));
+}
+
+TEST_CASE("exec takes what it does not say from the container") {
+  Process defaults;
+  defaults.env = {"A=1"};
+  defaults.cwd = "/work";
+  defaults.uid = 7;
+  defaults.no_new_privileges = true;
+  defaults.terminal = true;
+  defaults.args = {"old"};
+  const auto process = ParseProcess(R"({"args": ["new"], "user": {"gid": 9}})", defaults);
+  REQUIRE(process);
+  CHECK(process->args == std::vector<std::string>{"new"});
+  CHECK(process->env == defaults.env);
+  CHECK(process->cwd == "/work");
+  CHECK(process->uid == 7);
+  CHECK(process->gid == 9);
+  CHECK(process->no_new_privileges);
+  CHECK_FALSE(process->terminal);
+}
+
+TEST_CASE("paths are cleaned without leaving the root") {
+  CHECK(CleanPath("/a//b/./c/..") == "/a/b");
+  CHECK(CleanPath("a/b") == "/a/b");
+  CHECK(CleanPath("/../../x") == "/x");
+  CHECK(CleanPath("") == "/");
+  CHECK(CleanPath("/..") == "/");
+}
+
+TEST_CASE("container ids are those of runc and crun") {
+  for (const std::string& id :
+       {std::string("a"), std::string("A-b_c+d.e"), std::string("0"), std::string(1024, 'x')}) {
+    CHECK(ValidId(id));
+  }
+  for (const std::string& id :
+       {std::string(), std::string(".."), std::string(".x"), std::string("a/b"), std::string("a b"),
+        std::string(1025, 'x'), std::string("\xc3\xa4"), std::string("a\0b", 3)}) {
+    CHECK_FALSE(ValidId(id));
+  }
+}
+
+TEST_CASE("mount options are sorted into attributes, propagation and data") {
+  const auto options = ParseMountOptions({"rbind", "ro", "nosuid", "rnoexec", "rslave", "noatime"}, "m");
+  REQUIRE(options);
+  CHECK(options->bind);
+  CHECK(options->recursive);
+  CHECK(options->set == (MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOATIME));
+  CHECK(options->clear == MOUNT_ATTR__ATIME);
+  CHECK(options->recursive_set == MOUNT_ATTR_NOEXEC);
+  CHECK(options->propagation == MS_SLAVE);
+  const auto data =
+      ParseMountOptions({"mode=755", "size=65536k", "newinstance", "strictatime", "defaults"}, "m");
+  REQUIRE(data);
+  CHECK(data->data == std::vector<std::pair<std::string, std::string>>{
+                          {"mode", "755"}, {"size", "65536k"}, {"newinstance", ""}});
+  CHECK(data->set == MOUNT_ATTR_STRICTATIME);
+  // The last of two that contradict each other counts.
+  CHECK(ParseMountOptions({"ro", "rw"}, "m")->set == 0);
+  CHECK(ParseMountOptions({"rw", "ro"}, "m")->set == MOUNT_ATTR_RDONLY);
+  CHECK(ParseMountOptions({"rw", "ro"}, "m")->clear == 0);
+  CHECK(ParseMountOptions({"tmpcopyup"}, "m").error().err == EOPNOTSUPP);
+  CHECK(ParseMountOptions({"bind", "size=1"}, "m").error().err == EINVAL);
+}
+
+TEST_CASE("cpu.weight follows the curve through both ends and the default") {
+  CHECK(CpuWeight(0) == 0);
+  CHECK(CpuWeight(1) == 1);
+  CHECK(CpuWeight(2) == 1);
+  CHECK(CpuWeight(1024) == 100);
+  CHECK(CpuWeight(262144) == 10000);
+  CHECK(CpuWeight(1'000'000) == 10000);
+}
+
+// Runs a device program as the kernel would: enough of BPF for what DeviceProgram emits.
+int Decide(const std::vector<bpf_insn>& program, uint32_t type, uint32_t access, uint32_t major,
+           uint32_t minor) {
+  const uint32_t context[3] = {access << 16 | type, major, minor};
+  uint64_t regs[11] = {};
+  for (size_t at = 0; at < program.size(); ++at) {
+    const bpf_insn& insn = program[at];
+    const auto immediate = static_cast<uint32_t>(insn.imm);
+    switch (insn.code) {
+      case BPF_LDX | BPF_MEM | BPF_W:
+        regs[insn.dst_reg] = context[insn.off / 4];
+        break;
+      case BPF_ALU | BPF_MOV | BPF_X:
+        regs[insn.dst_reg] = static_cast<uint32_t>(regs[insn.src_reg]);
+        break;
+      case BPF_ALU | BPF_MOV | BPF_K:
+        regs[insn.dst_reg] = immediate;
+        break;
+      case BPF_ALU | BPF_AND | BPF_K:
+        regs[insn.dst_reg] = static_cast<uint32_t>(regs[insn.dst_reg]) & immediate;
+        break;
+      case BPF_ALU | BPF_RSH | BPF_K:
+        regs[insn.dst_reg] = static_cast<uint32_t>(regs[insn.dst_reg]) >> immediate;
+        break;
+      case BPF_JMP | BPF_JNE | BPF_K:
+        if (regs[insn.dst_reg] != immediate) at += insn.off;
+        break;
+      case BPF_JMP | BPF_JEQ | BPF_K:
+        if (regs[insn.dst_reg] == immediate) at += insn.off;
+        break;
+      case BPF_JMP | BPF_EXIT:
+        return static_cast<int>(regs[0]);
+      default:
+        FAIL("unexpected instruction " << static_cast<int>(insn.code));
+    }
+  }
+  FAIL("ran off the end");
+  return -1;
+}
+
+TEST_CASE("the device program decides as the rules say") {
+  constexpr uint32_t kChar = BPF_DEVCG_DEV_CHAR;
+  constexpr uint32_t kBlock = BPF_DEVCG_DEV_BLOCK;
+  constexpr uint32_t kRead = BPF_DEVCG_ACC_READ;
+  constexpr uint32_t kWrite = BPF_DEVCG_ACC_WRITE;
+  constexpr uint32_t kMknod = BPF_DEVCG_ACC_MKNOD;
+  const DeviceRule deny_all{
+      .allow = false, .type = 'a', .major = {}, .minor = {}, .read = true, .write = true, .mknod = true};
+  const DeviceRule allow_all{
+      .allow = true, .type = 'a', .major = {}, .minor = {}, .read = true, .write = true, .mknod = true};
+
+  const auto none = DeviceProgram({});
+  CHECK(Decide(none, kChar, kRead | kWrite, 1, 3) == 1);  // null
+  CHECK(Decide(none, kChar, kRead, 136, 77) == 1);        // pts
+  CHECK(Decide(none, kBlock, kMknod, 8, 0) == 1);         // making a node is harmless
+  CHECK(Decide(none, kBlock, kRead, 8, 0) == 0);          // using it is not
+  CHECK(Decide(none, kBlock, kRead | kMknod, 8, 0) == 0);
+  CHECK(Decide(DeviceProgram({deny_all}), kChar, kWrite, 1, 3) == 1);
+  CHECK(Decide(DeviceProgram({deny_all}), kChar, kRead, 10, 229) == 0);
+  CHECK(Decide(DeviceProgram({allow_all}), kBlock, kRead | kWrite, 8, 0) == 1);
+
+  const DeviceRule read_sda{
+      .allow = true, .type = 'b', .major = 8, .minor = 0, .read = true, .write = false, .mknod = false};
+  const auto sda = DeviceProgram({deny_all, read_sda});
+  CHECK(Decide(sda, kBlock, kRead, 8, 0) == 1);
+  CHECK(Decide(sda, kBlock, kWrite, 8, 0) == 0);
+  CHECK(Decide(sda, kBlock, kRead | kWrite, 8, 0) == 0);  // an allow rule must cover all that is asked
+  CHECK(Decide(sda, kBlock, kRead, 8, 1) == 0);
+  CHECK(Decide(sda, kChar, kRead, 8, 0) == 0);
+
+  DeviceRule no_write = read_sda;
+  no_write.allow = false;
+  no_write.read = false;
+  no_write.write = true;
+  const auto later_deny = DeviceProgram({allow_all, no_write});
+  CHECK(Decide(later_deny, kBlock, kRead | kWrite, 8, 0) == 0);  // a deny rule bites on a part
+  CHECK(Decide(later_deny, kBlock, kRead, 8, 0) == 1);
+}
+
+}  // namespace
+}  // namespace gcs::engine

@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""gcsctl as a person uses it: every command against a VM of its own. Prints PASS and FAIL lines (tests/README.md)."""
+
+import fcntl
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import traceback
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("GCS_BUILD_DIR", os.path.join(ROOT, "build", "release"))
+GCSCTL = os.path.join(BUILD, "tests", "host", "gcsctl", "gcsctl")
+OCI_IMAGE = os.path.join(BUILD, "tests", "host", "image", "oci-image")
+
+work = tempfile.mkdtemp(prefix="gcsctl-test.", dir="/tmp")
+image = os.path.join(work, "image")
+os.environ["GCSCTL_STATE"] = os.path.join(work, "state")
+failed = False
+
+
+def gcsctl(*words, stdin=b"", timeout=120):
+    """Runs gcsctl; returns exit code, stdout, stderr."""
+    done = subprocess.run([GCSCTL, *words], input=stdin, capture_output=True, timeout=timeout, check=False)
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
+def expect(got, code, out=None, err_has=""):
+    assert got[0] == code, f"exit code {got[0]}, not {code}: {got[1]!r} {got[2]!r}"
+    assert out is None or got[1] == out, f"stdout {got[1]!r}, not {out!r}; stderr {got[2]!r}"
+    assert err_has in got[2], f"{err_has!r} not in stderr {got[2]!r}"
+
+
+CASES = []
+
+
+def case(name):
+    def register(function):
+        CASES.append((name, function))
+        return function
+
+    return register
+
+
+def processes_with(text):
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if text.encode() in file.read():
+                    found.append(int(pid))
+        except OSError:
+            pass
+    return [pid for pid in found if pid != os.getpid()]
+
+
+@case("without a running VM, status says so and commands name the remedy")
+def no_vm():
+    expect(gcsctl("vm", "status"), 1)
+    expect(gcsctl("ps"), 125, err_has="gcsctl vm start")
+    expect(gcsctl("run", "-d", image, "true"), 125, err_has="gcsctl vm start")
+
+
+@case("run without a VM boots one, gives the container's exit code and leaves nothing")
+def one_shot():
+    timings = os.path.join(work, "timings.json")
+    expect(gcsctl("run", "--timings", timings, image, "sh", "-c", "echo one; exit 3"), 3, "one\n")
+    with open(timings, encoding="utf-8") as file:
+        steps = json.load(file)
+    assert steps["all"] > 0 and "create" in steps, steps
+    expect(gcsctl("run", "/no/such/image"), 125, err_has="/no/such/image")
+    expect(gcsctl("run", image, "no-such-program"), 127)
+    assert os.listdir(os.environ["GCSCTL_STATE"]) in ([], ["default"]), os.listdir(os.environ["GCSCTL_STATE"])
+
+
+@case("a VM is started once, and told to be there")
+def start():
+    expect(gcsctl("vm", "start"), 0)
+    expect(gcsctl("vm", "start"), 125, err_has="runs already")
+    code, out, _ = gcsctl("--json", "vm", "status")
+    assert code == 0 and json.loads(out)["running"] is True
+    code, out, _ = gcsctl("info", "--json")
+    assert code == 0 and json.loads(out)["api_version"] == "v1"
+
+
+@case("exit codes: the container's, 125 for gcsctl's own, 126 and 127 as a shell has them")
+def exit_codes():
+    for code in (0, 1, 42):
+        expect(gcsctl("run", "--rm", image, "sh", "-c", f"exit {code}"), code)
+    expect(gcsctl("run", "--rm", image, "sh", "-c", "sleep 9 & kill -9 $!; wait $!"), 137)
+    expect(gcsctl("run", "--rm", image, "no-such-program"), 127, err_has="no-such-program")
+    expect(gcsctl("run", "--rm", image, "/etc/passwd"), 126)
+    expect(gcsctl("run", "--rm", "/no/such/image", "true"), 125, err_has="/no/such/image")
+    expect(gcsctl("run", "--rm", "-u", "stranger", image, "true"), 125, err_has="stranger")
+    expect(gcsctl("run", "--rm", "--cap-add", "FLY", image, "true"), 125, err_has="FLY")
+    expect(gcsctl("run", "--no-such-flag", image), 125)
+
+
+@case("run passes environment, directory, user, hostname, limits and standard streams")
+def run_flags():
+    script = 'echo $A $(pwd) $(id -un) $(hostname) $HOME $(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max); cat'
+    got = gcsctl("run", "--rm", "-i", "-e", "A=b", "-w", "/tmp", "-u", "user", "--hostname", "box", "--memory", "64m",
+                 "--pids-limit", "33", image, "sh", "-c", script, stdin=b"from stdin\n")
+    expect(got, 0, "b /tmp user box /home/user 67108864 33\nfrom stdin\n")
+    expect(gcsctl("run", "--rm", "--read-only", image, "touch", "/x"), 1, err_has="Read-only")
+    expect(gcsctl("run", "--rm", "--entrypoint", "/bin/echo", image, "a", "b"), 0, "a b\n")
+    expect(gcsctl("run", "--rm", "--scratch", "64m", image, "sh", "-c", "echo x > /f && cat /f"), 0, "x\n")
+
+
+@case("a host directory is shared, read-only when asked")
+def volumes():
+    shared = os.path.join(work, "shared")
+    os.mkdir(shared)
+    with open(os.path.join(shared, "f"), "w", encoding="utf-8") as file:
+        file.write("hello\n")
+    expect(gcsctl("run", "--rm", "-v", f"{shared}:/mnt", image, "sh", "-c", "cat /mnt/f; echo x > /mnt/g"), 0, "hello\n")
+    assert os.path.exists(os.path.join(shared, "g"))
+    expect(gcsctl("run", "--rm", "-v", f"{shared}:/mnt:ro", image, "sh", "-c", "echo x > /mnt/h"), 1)
+    assert not os.path.exists(os.path.join(shared, "h"))
+    expect(gcsctl("run", "--rm", "-v", "/no/such/dir:/mnt", image, "true"), 125, err_has="/no/such/dir")
+    time.sleep(0.5)
+    assert not processes_with(shared), "a 9P server is left"
+
+
+@case("a detached container is listed, exec'd into, measured, killed, waited for and removed")
+def detached():
+    expect(gcsctl("run", "-d", "--name", "back", image, "sh", "-c", "echo started; sleep 1000"), 0, "back\n")
+    code, out, _ = gcsctl("ps", "--json")
+    assert code == 0 and json.loads(out)["containers"][0]["status"] == "CONTAINER_STATUS_RUNNING", out
+    expect(gcsctl("exec", "back", "sh", "-c", "echo in; echo err >&2; exit 9"), 9, "in\n", "err")
+    expect(gcsctl("exec", "-i", "-u", "user", "back", "sh", "-c", "id -un; cat", stdin=b"x\n"), 0, "user\nx\n")
+    expect(gcsctl("exec", "back", "no-such"), 127)
+    expect(gcsctl("ps", "back"), 0)
+    code, out, _ = gcsctl("stats", "--json", "back")
+    assert code == 0 and int(json.loads(out)["stats"][0]["pids"]["current"]) >= 1, out
+    expect(gcsctl("pause", "back"), 0)
+    expect(gcsctl("unpause", "back"), 0)
+    expect(gcsctl("rm", "back"), 125, err_has="back")
+    expect(gcsctl("kill", "-s", "KILL", "back"), 0)
+    expect(gcsctl("wait", "back"), 0, "137\n")
+    expect(gcsctl("attach", "back"), 137, "started\n")
+    expect(gcsctl("rm", "back"), 0)
+    expect(gcsctl("rm", "back"), 125, err_has="back")
+    code, out, _ = gcsctl("events")
+    assert code == 0 and "back deleted" in out, out
+    code, out, _ = gcsctl("logs")
+    assert code == 0 and "ContainerService.Create" in out
+
+
+@case("signals are forwarded, and the third interrupt kills")
+def signals():
+    script = "trap 'echo caught; exit 4' TERM; echo up; while true; do sleep 0.1; done"
+    for command, count, code in ((["sh", "-c", script], 1, 4), (["sleep", "1000"], 3, 137)):
+        with subprocess.Popen([GCSCTL, "run", "--rm", image, *command], stdout=subprocess.PIPE) as process:
+            if count == 1:
+                assert process.stdout.readline() == b"up\n"
+            else:
+                time.sleep(1.5)
+            for _ in range(count):
+                process.send_signal(signal.SIGTERM)
+                time.sleep(0.2)
+            assert process.wait(30) == code, process.returncode
+
+
+@case("a reader that goes away ends the container")
+def broken_pipe():
+    command = f"{GCSCTL} run --rm {image} yes | head -n 2"
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=60, check=False)
+    assert done.stdout == b"y\ny\n", done.stdout
+    code, out, _ = gcsctl("ps", "--json")
+    assert code == 0 and not json.loads(out).get("containers"), out
+
+
+@case("a terminal has the caller's size, follows it, takes Ctrl-C, and is given back")
+def terminal():
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execv("/bin/sh", ["sh", "-c", f"stty rows 33 cols 99; {GCSCTL} run --rm -it {image} sh; echo code $?; stty -a"])
+    text = b""
+
+    def until(mark, seconds=30):
+        nonlocal text
+        end = time.monotonic() + seconds
+        while mark not in text:
+            assert time.monotonic() < end, f"no {mark!r} in {text!r}"
+            if select.select([fd], [], [], 0.1)[0]:
+                try:
+                    text += os.read(fd, 65536)
+                except OSError:
+                    break
+        assert mark in text, f"no {mark!r} in {text!r}"
+        text = text[text.index(mark) + len(mark):]
+
+    until(b"# ")
+    os.write(fd, b"stty size\n")
+    until(b"33 99")
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 70, 0, 0))
+    time.sleep(0.5)
+    os.write(fd, b"stty size\n")
+    until(b"20 70")
+    os.write(fd, b"sleep 1000\n")
+    time.sleep(0.5)
+    os.write(fd, b"\x03")
+    os.write(fd, b"exit 9\n")
+    until(b"code 9")
+    until(b" icanon")
+    until(b" echo ")
+    os.waitpid(pid, 0)
+    os.close(fd)
+
+
+@case("cp tells that the agent does not have it yet")
+def copy():
+    expect(gcsctl("run", "-d", "--name", "cp", image, "sleep", "1000"), 0)
+    code, _, err = gcsctl("cp", "cp:/etc", "-")
+    expect(gcsctl("rm", "-f", "cp"), 0)
+    assert code in (0, 125) and (code == 0 or "not implemented" in err), err
+
+
+@case("vm stop ends QEMU and leaves no process")
+def stop():
+    _, out, _ = gcsctl("--json", "vm", "status")
+    run_dir = json.loads(out)["run_dir"]
+    expect(gcsctl("vm", "stop"), 0)
+    expect(gcsctl("vm", "status"), 1)
+    time.sleep(0.3)
+    assert not os.path.exists(run_dir)
+    assert not processes_with(run_dir)
+
+
+def main():
+    global failed
+    if "GCS_IMAGE_DIR" not in os.environ:
+        print("FAIL gcsctl: GCS_IMAGE_DIR is not set")
+        return 1
+    made = subprocess.run([OCI_IMAGE, "make-default", image], capture_output=True, check=False)
+    if made.returncode != 0:
+        print(f"FAIL gcsctl: oci-image make-default: {made.stderr!r}")
+        return 1
+    for name, function in CASES:
+        begin = time.monotonic()
+        try:
+            function()
+            print(f"PASS {name} ({time.monotonic() - begin:.1f} s)", flush=True)
+        except (AssertionError, subprocess.TimeoutExpired, OSError, KeyError, IndexError, ValueError) as error:
+            failed = True
+            print(f"FAIL {name}: {' '.join(str(error).split())[:1000] or error!r}", flush=True)
+            traceback.print_exc()
+    gcsctl("vm", "stop", "--force")
+    shutil.rmtree(work, ignore_errors=True)
+    return 1 if failed else 0
+
+
+sys.exit(main())
