@@ -78,7 +78,7 @@ grpc::Status ToStatus(const base::Error& error) { return ToStatus(error, CodeOf(
 grpc::Status ToStatus(const base::Error& error, grpc::StatusCode code) {
   base::Error clean{Clean(error.step), error.err == 0 ? EIO : error.err, Clean(error.object),
                     Clean(error.message)};
-  std::string text = clean.ToString();
+  const std::string text = clean.ToString();
   gcs::v1::ErrorDetail detail;
   detail.set_errno_number(clean.err);
   detail.set_errno_name(base::ErrnoName(clean.err));
@@ -91,7 +91,7 @@ grpc::Status ToStatus(const base::Error& error, grpc::StatusCode code) {
   gcs::v1::StatusDetail* any = details.add_details();
   any->set_type_url(kTypeUrl);
   any->set_value(detail.SerializeAsString());
-  return {code, std::move(text), details.SerializeAsString()};
+  return {code, text, details.SerializeAsString()};
 }
 
 }  // namespace gcs::rpc

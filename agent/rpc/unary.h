@@ -105,8 +105,9 @@ grpc::ServerUnaryReactor* Serve(Core& core, std::string_view method, Access acce
   }
   if (request_id.empty()) {
     handler(call, *request, Done<Response>([response, finish](base::Result<Response> result) {
+              const grpc::Status status = result ? grpc::Status::OK : ToStatus(result.error());
               if (result) *response = *std::move(result);
-              finish(result ? grpc::Status::OK : ToStatus(result.error()), false);
+              finish(status, false);
             }));
     return reactor;
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Many containers leave the VM as it was; then the ways a VM ends.
-#include <cstdio>
+#include <cstdint>
+#include <sstream>
 #include <string>
 
 #include "base/clock.h"
@@ -29,7 +30,8 @@ Holdings Take() {
   options.settings.privileged = true;
   const Ran ran = RunToEnd(std::move(options));
   REQUIRE(ran.exit.exit_code() == 0);
-  REQUIRE(sscanf(ran.out.c_str(), "%d %d %d", &holdings.cgroups, &holdings.threads, &holdings.files) == 3);
+  std::istringstream counts(ran.out);
+  REQUIRE(counts >> holdings.cgroups >> holdings.threads >> holdings.files);
   const auto mounts = client.Call(v1::ListMountsRequest());
   REQUIRE(mounts);
   holdings.mounts = mounts->mounts_size();

@@ -55,7 +55,6 @@ TEST_CASE("a scratch disk is formatted in the guest and takes the container's wr
                                       "df -k / | tail -1 | awk '{print $2}'; dd if=/dev/zero of=/big bs=1M "
                                       "count=20 2>/dev/null && ls -l /big | awk '{print $5}'"});
   options.scratch_bytes = 256 << 20;
-  std::string id;
   {
     const Ran ran = RunToEnd(std::move(options));
     CHECK(ran.exit.exit_code() == 0);
