@@ -31,7 +31,8 @@ Holdings Take() {
   const Ran ran = RunToEnd(std::move(options));
   REQUIRE(ran.exit.exit_code() == 0);
   std::istringstream counts(ran.out);
-  REQUIRE(counts >> holdings.cgroups >> holdings.threads >> holdings.files);
+  counts >> holdings.cgroups >> holdings.threads >> holdings.files;
+  REQUIRE(counts);
   const auto mounts = client.Call(v1::ListMountsRequest());
   REQUIRE(mounts);
   holdings.mounts = mounts->mounts_size();
