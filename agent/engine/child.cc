@@ -6,6 +6,7 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/keyctl.h>
+#include <linux/openat2.h>
 #include <linux/seccomp.h>
 #include <net/if.h>
 #include <sched.h>
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include <climits>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -68,7 +70,22 @@ int Child::MustResult(int rc, Step step, uint32_t index) const noexcept {
   return rc;
 }
 
-namespace {
+void Child::AwaitDaemon() const noexcept {
+  char byte = 0;
+  ssize_t got = 0;
+  do {
+    got = recv(sync, &byte, sizeof byte, 0);
+  } while (got < 0 && errno == EINTR);
+  if (got != sizeof byte) _exit(0);
+}
+
+char** Child::Pointers(ArrayRef ref, uint32_t extra) const noexcept {
+  auto* slots = Items<uint64_t>(ref);
+  static_assert(sizeof(char*) == sizeof(uint64_t));
+  for (uint32_t i = 0; i + extra < ref.count; ++i) slots[i] = reinterpret_cast<uint64_t>(block + slots[i]);
+  for (uint32_t i = ref.count - extra; i < ref.count; ++i) slots[i] = 0;
+  return reinterpret_cast<char**>(slots);
+}
 
 void JoinNamespaces(const Child& child) noexcept {
   const auto* joins = child.Items<PlanJoin>(child.plan->joins);
@@ -83,6 +100,18 @@ void JoinNamespaces(const Child& child) noexcept {
   if (child.plan->target_fd >= 0) close(child.fds[child.plan->target_fd]);
 }
 
+void BecomeSetupUser(const Child& child) noexcept {
+  if ((child.plan->flags & kPlanUserNamespace) == 0) return;
+  // Root of the VM is nobody in there: what it made would belong to nobody. Capabilities stay, as it is not
+  // the namespace's own root that it changes from.
+  child.Must(syscall(SYS_setresgid, child.plan->setup_gid, child.plan->setup_gid, child.plan->setup_gid),
+             Step::kUserNamespace);
+  child.Must(syscall(SYS_setresuid, child.plan->setup_uid, child.plan->setup_uid, child.plan->setup_uid),
+             Step::kUserNamespace);
+}
+
+namespace {
+
 void SetNames(const Child& child) noexcept {
   if (child.plan->hostname != 0) {
     const char* name = child.Text(child.plan->hostname);
@@ -94,8 +123,48 @@ void SetNames(const Child& child) noexcept {
   }
 }
 
+// A file below /proc/self/attr of a procfs that nothing can be mounted over (CVE-2019-16884, CVE-2025-52881).
+// Symbolic links are /proc's own ("self").
+int WriteAttribute(const Child& child, const char* path, const char* prefix, const char* value) noexcept {
+  open_how how{.flags = O_WRONLY | O_CLOEXEC,
+               .mode = 0,
+               .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV};
+  const int proc = child.fds[child.plan->proc_fd];
+  const auto fd = static_cast<int>(syscall(SYS_openat2, proc, path, &how, sizeof how));
+  if (fd < 0) return -errno;
+  char text[4096];
+  const int length = snprintf(text, sizeof text, "%s%s", prefix, value);
+  int rc = 0;
+  if (length < 0 || static_cast<size_t>(length) >= sizeof text) {
+    rc = -ENAMETOOLONG;
+  } else if (write(fd, text, static_cast<size_t>(length)) < 0) {
+    rc = -errno;
+  }
+  close(fd);
+  return rc;
+}
+
+// The labels that the program gets by execve.
+void SetLabels(const Child& child) noexcept {
+  if (child.plan->apparmor != 0) {
+    const char* profile = child.Text(child.plan->apparmor);
+    int rc = WriteAttribute(child, "self/attr/apparmor/exec", "exec ", profile);
+    // Before Linux 5.1 the file is shared by all security modules.
+    if (rc == -ENOENT) rc = WriteAttribute(child, "self/attr/exec", "exec ", profile);
+    child.MustResult(rc, Step::kLabel, 0);
+  }
+  if (child.plan->selinux != 0) {
+    child.MustResult(WriteAttribute(child, "self/attr/exec", "", child.Text(child.plan->selinux)),
+                     Step::kLabel, 1);
+  }
+}
+
 void StartSession(const Child& child) noexcept {
   child.Must(setsid(), Step::kSession);
+  if (child.plan->selinux != 0 && child.plan->keyring != 0) {
+    child.MustResult(WriteAttribute(child, "self/attr/keycreate", "", child.Text(child.plan->selinux)),
+                     Step::kLabel, 1);
+  }
   if (child.plan->keyring != 0) {
     // A kernel without keys, or a quota that is used up, is no reason to refuse a container: it then shares
     // no keyring either way.
@@ -123,6 +192,36 @@ void SetRlimits(const Child& child) noexcept {
   }
 }
 
+void SetScheduling(const Child& child) noexcept {
+  const PlanHeader& plan = *child.plan;
+  const auto affinity = [&](ArrayRef words) {
+    if (words.count == 0) return;
+    // The raw call: masks of any length, longer than glibc's cpu_set_t too.
+    child.Must(
+        syscall(SYS_sched_setaffinity, 0, words.count * sizeof(uint64_t), child.Items<uint64_t>(words)),
+        Step::kAffinity);
+  };
+  affinity(plan.final_affinity);
+  if (plan.scheduler.count != 0) {
+    child.Must(syscall(SYS_sched_setattr, 0, child.Items<PlanScheduler>(plan.scheduler), 0),
+               Step::kScheduler);
+  }
+  if ((plan.flags & kPlanIoPriority) != 0) {
+    constexpr int kWhoProcess = 1;  // IOPRIO_WHO_PROCESS
+    child.Must(syscall(SYS_ioprio_set, kWhoProcess, 0, plan.io_priority), Step::kIoPriority);
+  }
+  if ((plan.flags & kPlanMemoryPolicy) != 0) {
+    // The kernel reads one bit less than it is told.
+    const uint64_t bits = plan.memory_nodes.count == 0 ? 0 : plan.memory_nodes.count * uint64_t{64} + 1;
+    child.Must(syscall(SYS_set_mempolicy, plan.memory_mode,
+                       bits == 0 ? nullptr : child.Items<uint64_t>(plan.memory_nodes), bits),
+               Step::kMemoryPolicy);
+  }
+  if ((plan.flags & kPlanPersonality) != 0) {
+    child.Must(syscall(SYS_personality, plan.personality), Step::kPersonality);
+  }
+}
+
 void LoadSeccomp(const Child& child) noexcept {
   const auto* filters = child.Items<PlanSeccomp>(child.plan->seccomp);
   for (uint32_t i = 0; i < child.plan->seccomp.count; ++i) {
@@ -140,7 +239,11 @@ void SetUser(const Child& child) noexcept {
   }
   if (plan.uid != 0) child.Must(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), Step::kUser);
   // Raw system calls: glibc's wrappers would look for other threads to change.
-  child.Must(syscall(SYS_setgroups, plan.groups.count, child.Items<gid_t>(plan.groups)), Step::kGroups);
+  const long groups = syscall(SYS_setgroups, plan.groups.count, child.Items<gid_t>(plan.groups));
+  // A user namespace that somebody else made may forbid it (user_namespaces(7), "setgroups"); the zygote has
+  // no groups that could be left.
+  const bool forbidden = groups < 0 && errno == EPERM && (plan.flags & kPlanUserNamespace) != 0;
+  if (!forbidden || plan.groups.count != 0) child.Must(groups, Step::kGroups);
   child.Must(syscall(SYS_setresgid, plan.gid, plan.gid, plan.gid), Step::kUser);
   child.Must(syscall(SYS_setresuid, plan.uid, plan.uid, plan.uid), Step::kUser);
 
@@ -178,15 +281,6 @@ void EnterCwd(const Child& child) noexcept {
   const long length = syscall(SYS_getcwd, path, sizeof path);
   child.Must(length, Step::kCwd);
   if (path[0] != '/') child.Fail(Step::kCwd, ENOENT);
-}
-
-char** Pointers(const Child& child, ArrayRef ref, uint32_t extra) noexcept {
-  auto* slots = child.Items<uint64_t>(ref);
-  static_assert(sizeof(char*) == sizeof(uint64_t));
-  for (uint32_t i = 0; i + extra < ref.count; ++i)
-    slots[i] = reinterpret_cast<uint64_t>(child.block + slots[i]);
-  for (uint32_t i = ref.count - extra; i < ref.count; ++i) slots[i] = 0;
-  return reinterpret_cast<char**>(slots);
 }
 
 // Home directory of `uid` from the container's /etc/passwd into `home`; "/" if it has none. Read by hand: NSS
@@ -285,11 +379,20 @@ void ArrangeDescriptors(Child& child) noexcept {
   }
   if (child.terminal >= 0) child.Must(ioctl(0, TIOCSCTTY, 0), Step::kStdio);
   constexpr int kSync = 3;
+  int last = kSync;
+  if (child.plan->start_hooks.count != 0) {
+    // The sync socket may be in its place: out of the way first.
+    child.null = child.Must(fcntl(child.null, F_DUPFD_CLOEXEC, kMaxPlanFds), Step::kStdio);
+  }
   if (child.sync != kSync) {
     child.Must(dup3(child.sync, kSync, O_CLOEXEC), Step::kStdio);
     child.sync = kSync;
   }
-  child.Must(syscall(SYS_close_range, kSync + 1, ~0U, 0), Step::kStdio);
+  if (child.plan->start_hooks.count != 0) {
+    child.Must(dup3(child.null, ++last, O_CLOEXEC), Step::kStdio);
+    child.null = last;
+  }
+  child.Must(syscall(SYS_close_range, last + 1, ~0U, 0), Step::kStdio);
 }
 
 }  // namespace
@@ -304,16 +407,19 @@ void RunChild(char* block, const int* fds) noexcept {
   JoinNamespaces(child);
   StartSession(child);
   SetNames(child);
+  if (exec) BecomeSetupUser(child);
   if (!exec) {
     BuildRootfs(child);
   } else if ((plan->flags & kPlanTerminal) != 0) {
     OpenConsole(child, child.Must(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kConsole));
   }
   if ((plan->flags & kPlanLoopbackUp) != 0) SetLoopbackUp(child);
+  SetScheduling(child);
   SetRlimits(child);
+  SetLabels(child);
 
-  char** args = Pointers(child, plan->args, 1);
-  char** env = Pointers(child, plan->env, 2);
+  char** args = child.Pointers(plan->args);
+  char** env = child.Pointers(plan->env, 2);
   static char home[PATH_MAX + 5] = "HOME=";
   if ((plan->flags & kPlanHasHome) == 0) {
     FindHome(plan->uid, home + 5, PATH_MAX);
@@ -332,13 +438,10 @@ void RunChild(char* block, const int* fds) noexcept {
   const char* program = FindProgram(child, args[0], env, program_path);
 
   child.Send(Report::kReady);
-  char start = 0;
-  ssize_t got = 0;
-  do {
-    got = recv(child.sync, &start, sizeof start, 0);
-  } while (got < 0 && errno == EINTR);
-  if (got != sizeof start) _exit(0);  // the container was deleted before its start
-
+  child.AwaitDaemon();
+  if (plan->start_hooks.count != 0) {
+    RunHooks(child, plan->start_hooks, child.null, Step::kStartContainerHook);
+  }
   if (no_new_privileges) {
     child.Must(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), Step::kNoNewPrivileges);
     LoadSeccomp(child);

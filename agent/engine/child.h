@@ -24,6 +24,7 @@ struct Child {
   int zygote_root = -1;  // the zygote's own tiny root: "null", "empty"
   int root = -1;         // the container's root directory
   int terminal = -1;     // pty peer
+  int null = -1;         // the null device, when there are hooks
 
   [[nodiscard]] const char* Text(StringRef ref) const { return block + ref; }
   template <typename T>
@@ -36,13 +37,28 @@ struct Child {
   // The same for functions that return -errno.
   int MustResult(int rc, Step step, uint32_t index = 0) const noexcept;
   void Send(Report report, int fd = -1) const noexcept;
+  // Waits for the daemon's byte; exits if the daemon has given up.
+  void AwaitDaemon() const noexcept;
+  // Turns slots (see PlanHeader::args) into pointers, once; the last `extra` become null.
+  [[nodiscard]] char** Pointers(ArrayRef ref, uint32_t extra = 1) const noexcept;
 };
+
+// The namespaces of plan.joins.
+void JoinNamespaces(const Child& child) noexcept;
+// The ids with which a container in a user namespace is built; nothing without one.
+void BecomeSetupUser(const Child& child) noexcept;
 
 // child_mount.cc: everything between the bare clone and the pivot into the container's root.
 void BuildRootfs(Child& child) noexcept;
 // Opens a pty of the container's devpts below `root` as child.terminal, and sends the master to the daemon.
 void OpenConsole(Child& child, int root) noexcept;
-// Writes the sysctls through a procfs of the new namespaces that nobody else can reach.
+// Writes the sysctls through a procfs that nobody else can reach.
 void WriteSysctls(Child& child) noexcept;
+
+// child_hooks.cc: runs hooks one after the other, output to `null`; the first failure is the child's.
+void RunHooks(const Child& child, ArrayRef hooks, int null, Step step) noexcept;
+// child_copy.cc: copies what is below directory `from` to directory `to`, with owners, modes, times and
+// extended attributes; special files too. 0 or -errno. Descriptors are not consumed.
+int CopyTree(int from, int to) noexcept;
 
 }  // namespace gcs::engine

@@ -14,6 +14,7 @@
 #include <climits>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 
 #include "base/paths.h"
 #include "engine/child.h"
@@ -39,6 +40,9 @@ constexpr Link kDeviceLinks[] = {{"/dev/fd", "/proc/self/fd"},
 
 // Directory of the zygote's root that the container's root is attached to before the pivot.
 constexpr char kRootPoint[] = "/root";
+// Those of a user namespace's procfs and sysfs of the VM, and of its device nodes.
+constexpr const char* kVisiblePoints[] = {"proc", "sys"};
+constexpr char kDevicesPoint[] = "dev";
 
 int OpenTree(int dir, const char* path, unsigned flags) noexcept {
   return static_cast<int>(syscall(SYS_open_tree, dir, path, flags | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
@@ -55,11 +59,31 @@ bool IsDirectory(int fd) noexcept {
 }
 
 void AttachRoot(Child& child) noexcept {
-  const int tree = child.fds[child.plan->root_fd];
+  const PlanHeader& plan = *child.plan;
   child.zygote_root = child.Must(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kAttachRoot);
-  child.Must(syscall(SYS_move_mount, tree, "", AT_FDCWD, kRootPoint, MOVE_MOUNT_F_EMPTY_PATH),
+  const char* point = kRootPoint;
+  if (plan.create_hooks.count != 0 || plan.start_hooks.count != 0) {
+    child.null = child.Must(open("/null", O_RDWR | O_CLOEXEC), Step::kAttachRoot);
+  }
+  if (plan.runtime_fd >= 0) {
+    // Hooks see the VM's files, and the container's root where the configuration has it. The root directory
+    // is changed without a pivot, because what covers masked paths comes from the zygote's.
+    child.Must(syscall(SYS_move_mount, child.fds[plan.runtime_fd], "", AT_FDCWD, kRootPoint,
+                       MOVE_MOUNT_F_EMPTY_PATH),
+               Step::kRuntimeTree);
+    child.Must(chdir(kRootPoint), Step::kRuntimeTree);
+    child.Must(chroot("."), Step::kRuntimeTree);
+    point = child.Text(plan.runtime_root);
+  }
+  child.Must(syscall(SYS_move_mount, child.fds[plan.root_fd], "", AT_FDCWD, point, MOVE_MOUNT_F_EMPTY_PATH),
              Step::kAttachRoot);
-  child.root = child.Must(open(kRootPoint, O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kAttachRoot);
+  child.root = child.Must(open(point, O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kAttachRoot);
+  for (size_t i = 0; i < std::size(kVisiblePoints); ++i) {
+    if (plan.visible_fds[i] < 0) continue;
+    child.Must(syscall(SYS_move_mount, child.fds[plan.visible_fds[i]], "", child.zygote_root,
+                       kVisiblePoints[i], MOVE_MOUNT_F_EMPTY_PATH),
+               Step::kAttachRoot);
+  }
 }
 
 // procfs and sysfs go on a real directory only: through a symbolic link of the image, labels and sysctls
@@ -94,22 +118,32 @@ int OpenTarget(const Child& child, const PlanMount& mount, bool directory) noexc
   return fd;
 }
 
-// A new file system, detached.
-int MakeFilesystem(const Child& child, const PlanMount& mount, int target) noexcept {
-  const char* type = child.Text(mount.fs_type);
-  const int context =
-      child.Must(syscall(SYS_fsopen, type, FSOPEN_CLOEXEC), Step::kOpenFilesystem, mount.index);
+void SetOptions(const Child& child, const PlanMount& mount, int context) noexcept {
   const auto* options = child.Items<PlanOption>(mount.options);
-  bool has_mode = false;
   for (uint32_t i = 0; i < mount.options.count; ++i) {
     const char* key = child.Text(options[i].key);
-    has_mode = has_mode || strcmp(key, "mode") == 0;
     const long rc = options[i].value == 0 ? syscall(SYS_fsconfig, context, FSCONFIG_SET_FLAG, key, nullptr, 0)
                                           : syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, key,
                                                     child.Text(options[i].value), 0);
     child.Must(rc, Step::kConfigureFilesystem, mount.index);
   }
-  if (strcmp(type, "tmpfs") == 0 && !has_mode) {
+}
+
+bool HasOption(const Child& child, const PlanMount& mount, const char* key) noexcept {
+  const auto* options = child.Items<PlanOption>(mount.options);
+  for (uint32_t i = 0; i < mount.options.count; ++i) {
+    if (strcmp(child.Text(options[i].key), key) == 0) return true;
+  }
+  return false;
+}
+
+// A new file system, detached.
+int MakeFilesystem(const Child& child, const PlanMount& mount, int target) noexcept {
+  const char* type = child.Text(mount.fs_type);
+  const int context =
+      child.Must(syscall(SYS_fsopen, type, FSOPEN_CLOEXEC), Step::kOpenFilesystem, mount.index);
+  SetOptions(child, mount, context);
+  if (strcmp(type, "tmpfs") == 0 && !HasOption(child, mount, "mode")) {
     // Like the directory that it covers, as runc has it; images rely on that for /tmp.
     struct stat st;
     child.Must(fstat(target, &st), Step::kConfigureFilesystem, mount.index);
@@ -126,20 +160,60 @@ int MakeFilesystem(const Child& child, const PlanMount& mount, int target) noexc
   return tree;
 }
 
+// Changes the mount at the target: its attributes, and the file system's options if there are any.
+void Remount(const Child& child, const PlanMount& mount) noexcept {
+  const int target = child.MustResult(base::OpenInRoot(child.root, child.Text(mount.target), O_PATH),
+                                      Step::kOpenMountTarget, mount.index);
+  mount_attr attr{.attr_set = mount.attributes, .attr_clr = mount.clear, .propagation = mount.propagation};
+  child.Must(syscall(SYS_mount_setattr, target, "", AT_EMPTY_PATH, &attr, sizeof attr), Step::kMount,
+             mount.index);
+  if (mount.options.count != 0) {
+    const int context =
+        child.Must(syscall(SYS_fspick, target, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH | FSPICK_NO_AUTOMOUNT),
+                   Step::kOpenFilesystem, mount.index);
+    SetOptions(child, mount, context);
+    child.Must(syscall(SYS_fsconfig, context, FSCONFIG_CMD_RECONFIGURE, nullptr, nullptr, 0), Step::kMount,
+               mount.index);
+    close(context);
+  }
+  close(target);
+}
+
+// Before the new file system is attached, so that nobody sees half of it.
+void CopyUp(const Child& child, const PlanMount& mount, int target, int tree) noexcept {
+  const int from =
+      child.Must(openat(target, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), Step::kCopyUp, mount.index);
+  const int to =
+      child.Must(openat(tree, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), Step::kCopyUp, mount.index);
+  child.MustResult(CopyTree(from, to), Step::kCopyUp, mount.index);
+  close(from);
+  close(to);
+}
+
 void AttachMounts(Child& child) noexcept {
   const auto* mounts = child.Items<PlanMount>(child.plan->mounts);
   for (uint32_t i = 0; i < child.plan->mounts.count; ++i) {
     const PlanMount& mount = mounts[i];
+    if (mount.remount != 0) {
+      Remount(child, mount);
+      continue;
+    }
     const bool fresh = mount.fs_type != 0;
     const bool directory = fresh || IsDirectory(child.fds[mount.fd]);
     const int target =
         child.MustResult(OpenTarget(child, mount, directory), Step::kOpenMountTarget, mount.index);
     const int tree = fresh ? MakeFilesystem(child, mount, target) : child.fds[mount.fd];
+    if (mount.copy_up != 0) CopyUp(child, mount, target, tree);
     child.Must(Attach(tree, target), Step::kAttachMount, mount.index);
     if (mount.propagation != 0) {
       mount_attr attr{.propagation = mount.propagation};
       child.Must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof attr), Step::kPropagation,
                  mount.index);
+    }
+    if (strcmp(child.Text(mount.target), "/") == 0) {
+      // What follows goes into the mount that has taken the root's place.
+      close(child.root);
+      child.root = child.Must(fcntl(tree, F_DUPFD_CLOEXEC, 0), Step::kAttachMount, mount.index);
     }
     close(target);
     close(tree);
@@ -190,10 +264,36 @@ void MakeDevice(const Child& child, const PlanDevice& device, uint32_t index,
   }
 }
 
+// Nodes can't be made in a user namespace: those of the daemon's are bound in their places.
+void BindDevices(Child& child) noexcept {
+  if (child.plan->devices.count == 0) return;
+  child.Must(syscall(SYS_move_mount, child.fds[child.plan->devices_fd], "", child.zygote_root, kDevicesPoint,
+                     MOVE_MOUNT_F_EMPTY_PATH),
+             Step::kDevice);
+  const int nodes =
+      child.Must(openat(child.zygote_root, kDevicesPoint, O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kDevice);
+  const auto* devices = child.Items<PlanDevice>(child.plan->devices);
+  for (uint32_t i = 0; i < child.plan->devices.count; ++i) {
+    char name[16];
+    snprintf(name, sizeof name, "%u", i);
+    const int target = child.MustResult(base::CreateFileInRoot(child.root, child.Text(devices[i].path), 0666),
+                                        Step::kDevice, i);
+    const int tree = child.Must(OpenTree(nodes, name, 0), Step::kDevice, i);
+    child.Must(Attach(tree, target), Step::kDevice, i);
+    close(tree);
+    close(target);
+  }
+  close(nodes);
+}
+
 void MakeDevices(Child& child) noexcept {
   const auto* devices = child.Items<PlanDevice>(child.plan->devices);
   DeviceDirectory last;
-  for (uint32_t i = 0; i < child.plan->devices.count; ++i) MakeDevice(child, devices[i], i, last);
+  if ((child.plan->flags & kPlanUserNamespace) != 0) {
+    BindDevices(child);
+  } else {
+    for (uint32_t i = 0; i < child.plan->devices.count; ++i) MakeDevice(child, devices[i], i, last);
+  }
   if ((child.plan->flags & kPlanDefaultDevices) != 0) {
     for (const Link& link : kDeviceLinks) {
       char leaf[NAME_MAX + 1];
@@ -271,10 +371,9 @@ void OpenConsole(Child& child, int root) noexcept {
 
 void WriteSysctls(Child& child) noexcept {
   if (child.plan->sysctls.count == 0) return;
-  // Attached nowhere, so nothing can be mounted over a part of it (CVE-2025-52881).
-  const int context = child.Must(syscall(SYS_fsopen, "proc", FSOPEN_CLOEXEC), Step::kSysctl);
-  child.Must(syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0), Step::kSysctl);
-  const int proc = child.Must(syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, 0), Step::kSysctl);
+  // Attached nowhere, so nothing can be mounted over a part of it (CVE-2025-52881). Whose sysctls they are is
+  // decided by the namespaces of the process that opens them.
+  const int proc = child.fds[child.plan->proc_fd];
   const auto* sysctls = child.Items<PlanSysctl>(child.plan->sysctls);
   for (uint32_t i = 0; i < child.plan->sysctls.count; ++i) {
     open_how how{.flags = O_WRONLY | O_CLOEXEC,
@@ -286,20 +385,28 @@ void WriteSysctls(Child& child) noexcept {
     child.Must(write(fd, value, strlen(value)), Step::kSysctl, i);
     close(fd);
   }
-  close(proc);
-  close(context);
 }
 
 void BuildRootfs(Child& child) noexcept {
   const PlanHeader& plan = *child.plan;
   AttachRoot(child);
+  BecomeSetupUser(child);
   AttachMounts(child);
   MakeDevices(child);
   if ((plan.flags & kPlanTerminal) != 0) {
     OpenConsole(child, child.root);
     if ((plan.flags & kPlanDefaultDevices) != 0) MountConsole(child);
   }
+  if ((plan.flags & kPlanRuntimeHooks) != 0) {
+    child.Send(Report::kHooks);
+    child.AwaitDaemon();
+  }
+  RunHooks(child, plan.create_hooks, child.null, Step::kCreateContainerHook);
   CoverPaths(child);
+  if (plan.runtime_fd >= 0) {
+    child.Must(fchdir(child.zygote_root), Step::kPivotRoot);
+    child.Must(chroot("."), Step::kPivotRoot);
+  }
   child.Must(fchdir(child.root), Step::kPivotRoot);
   child.Must(syscall(SYS_pivot_root, ".", "."), Step::kPivotRoot);
   child.Must(umount2(".", MNT_DETACH), Step::kPivotRoot);

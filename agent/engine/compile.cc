@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 #include "base/log.h"
 #include "engine/mount_options.h"
@@ -44,6 +45,9 @@ constexpr std::array<std::string_view, 10> kProcFiles{"/proc/cpuinfo",
                                                       "/proc/sys/kernel/ns_last_pid",
                                                       "/proc/sys/crypto/fips_enabled"};
 
+// File systems that take a label for all that is in them.
+constexpr std::array<std::string_view, 4> kLabelledTypes{"tmpfs", "devpts", "mqueue", "ramfs"};
+
 uint64_t Grantable(uint64_t wanted, const CompileOptions& options, std::string_view set) {
   const uint64_t known = options.last_cap >= 63 ? ~0ULL : (uint64_t{2} << options.last_cap) - 1;
   const uint64_t granted = wanted & options.available_caps & known;
@@ -64,13 +68,79 @@ ArrayRef Slots(PlanBuilder& builder, const std::vector<std::string>& strings, si
   return builder.Array(slots);
 }
 
+// Index of the source's descriptor.
+int32_t AddSource(CompiledPlan& plan, PlanSource source) {
+  plan.sources.push_back(std::move(source));
+  return kFdFirstSource + static_cast<int32_t>(plan.sources.size()) - 1;
+}
+
+// One procfs serves all that is written through it.
+void NeedProc(CompiledPlan& plan) {
+  int32_t& fd = plan.builder.header().proc_fd;
+  if (fd < 0) fd = AddSource(plan, {.kind = PlanSource::Kind::kProc, .object = "procfs"});
+}
+
+void CompileScheduling(const Process& process, CompiledPlan& plan) {
+  PlanBuilder& builder = plan.builder;
+  PlanHeader& header = builder.header();
+  if (process.scheduler) {
+    const Scheduler& from = *process.scheduler;
+    const PlanScheduler scheduler{.size = sizeof(PlanScheduler),
+                                  .policy = from.policy,
+                                  .flags = from.flags,
+                                  .nice = from.nice,
+                                  .priority = from.priority,
+                                  .runtime = from.runtime,
+                                  .deadline = from.deadline,
+                                  .period = from.period};
+    header.scheduler = builder.Array(&scheduler, 1);
+  }
+  if (process.io_priority) {
+    header.flags |= kPlanIoPriority;
+    header.io_priority = *process.io_priority;
+  }
+}
+
+void CompileLabels(const Process& process, CompiledPlan& plan) {
+  PlanHeader& header = plan.builder.header();
+  if (!process.apparmor_profile.empty()) header.apparmor = plan.builder.String(process.apparmor_profile);
+  if (!process.selinux_label.empty()) header.selinux = plan.builder.String(process.selinux_label);
+  if (header.apparmor != 0 || header.selinux != 0) NeedProc(plan);
+}
+
+// What the container's configuration says of all its processes.
+void CompileShared(const Spec& spec, const CompileOptions& options, CompiledPlan& plan) {
+  PlanBuilder& builder = plan.builder;
+  PlanHeader& header = builder.header();
+  if (spec.personality) {
+    header.flags |= kPlanPersonality;
+    header.personality = *spec.personality;
+  }
+  if (spec.memory_policy) {
+    header.flags |= kPlanMemoryPolicy;
+    header.memory_mode = spec.memory_policy->mode;
+    header.memory_nodes = builder.Array(spec.memory_policy->nodes);
+  }
+  header.keyring = options.new_keyring ? builder.String("_ses." + options.container_id) : 0;
+  if (spec.FindNamespace(CLONE_NEWUSER) == nullptr) return;
+  header.flags |= kPlanUserNamespace;
+  // Root in there, or if it has none the first id that it has.
+  const auto first = [](const std::vector<IdMapping>& mappings) {
+    const bool root = mappings.empty() ||
+                      std::ranges::any_of(mappings, [](const IdMapping& m) { return m.container_id == 0; });
+    return root ? 0 : mappings[0].container_id;
+  };
+  header.setup_uid = first(spec.uid_mappings);
+  header.setup_gid = first(spec.gid_mappings);
+}
+
 void CompileProcess(const Process& process, const CompileOptions& options, CompiledPlan& plan) {
   PlanBuilder& builder = plan.builder;
   PlanHeader& header = builder.header();
   plan.terminal = process.terminal;
   plan.program = process.args[0];
   plan.cwd = process.cwd;
-  plan.oom_score_adj = process.oom_score_adj.value_or(0);
+  plan.oom_score_adj = process.oom_score_adj;
 
   // The last of duplicates wins, as a shell would have it.
   std::vector<std::string> env;
@@ -107,6 +177,8 @@ void CompileProcess(const Process& process, const CompileOptions& options, Compi
   std::vector<PlanRlimit> rlimits;
   for (const Rlimit& limit : process.rlimits) rlimits.push_back({limit.resource, 0, limit.soft, limit.hard});
   header.rlimits = builder.Array(rlimits);
+  CompileScheduling(process, plan);
+  CompileLabels(process, plan);
   header.sync_fd = kFdSync;
   if (!process.terminal) header.stdio_fds = {kFdStdin, kFdStdin + 1, kFdStdin + 2};
   header.cgroup_fd = kFdCgroup;
@@ -144,10 +216,33 @@ Result<> CompileMount(const Spec& spec, size_t index, CompiledPlan& plan, std::v
                  .is_directory = 0,
                  .attributes = 0,
                  .propagation = options.propagation,
-                 .options = {}};
+                 .options = {},
+                 .copy_up = 0,
+                 .remount = 0,
+                 .clear = 0};
+  const auto add_options = [&](bool with_source) {
+    std::vector<PlanOption> pairs;
+    for (const auto& [key, value] : options.data) {
+      pairs.push_back({builder.String(key), value.empty() ? 0 : builder.String(value)});
+    }
+    if (with_source) pairs.push_back({builder.String("source"), builder.String(mount.source)});
+    const bool labelled =
+        std::ranges::any_of(options.data, [](const auto& o) { return o.first.ends_with("context"); });
+    if (!spec.mount_label.empty() && !labelled &&
+        std::ranges::find(kLabelledTypes, mount.type) != kLabelledTypes.end()) {
+      pairs.push_back({builder.String("context"), builder.String(spec.mount_label)});
+    }
+    step.options = builder.Array(pairs);
+  };
   const bool own_cgroup_ns = spec.FindNamespace(CLONE_NEWCGROUP) != nullptr;
   const bool cgroup = mount.type == "cgroup" || mount.type == "cgroup2";
-  if (bind || (cgroup && !own_cgroup_ns)) {
+  const bool mapped = options.id_mapped || !mount.uid_mappings.empty();
+  if (options.remount) {
+    step.remount = 1;
+    step.attributes = static_cast<uint32_t>(options.set);
+    step.clear = options.clear;
+    add_options(false);
+  } else if (bind || (cgroup && !own_cgroup_ns)) {
     PlanSource source{.object = object};
     if (bind) {
       if (mount.source.empty() || mount.source[0] != '/') {
@@ -168,12 +263,25 @@ Result<> CompileMount(const Spec& spec, size_t index, CompiledPlan& plan, std::v
     step.propagation = 0;  // done on the detached tree
     source.recursive_set = options.recursive_set;
     source.recursive_clear = options.recursive_clear;
-    step.fd = kFdFirstSource + static_cast<int>(plan.sources.size());
-    plan.sources.push_back(std::move(source));
+    if (mapped) {
+      source.uid_mappings = mount.uid_mappings.empty() ? spec.uid_mappings : mount.uid_mappings;
+      source.gid_mappings = mount.gid_mappings.empty() ? spec.gid_mappings : mount.gid_mappings;
+      source.recursive_id_map = options.recursive_id_map;
+      if (source.uid_mappings.empty() || source.gid_mappings.empty()) {
+        return MakeError(EINVAL, "compile plan", object,
+                         "idmap needs mappings, of the mount or of a new user namespace");
+      }
+    }
+    step.fd = AddSource(plan, std::move(source));
     if (mount.destination == "/dev") dev_is_bind = true;
   } else {
     if (mount.type.empty())
       return MakeError(EINVAL, "compile plan", object, "has neither a type nor a bind option");
+    if (mapped) return MakeError(EINVAL, "compile plan", object, "only bind mounts can be id-mapped");
+    if (options.copy_up && mount.type != "tmpfs") {
+      return MakeError(EINVAL, "compile plan", object, "tmpcopyup is for tmpfs");
+    }
+    step.copy_up = options.copy_up ? 1 : 0;
     if (options.recursive_set != 0 || options.recursive_clear != 0) {
       // A new file system has nothing below it, so the recursive forms are the plain ones.
       step.attributes =
@@ -182,25 +290,26 @@ Result<> CompileMount(const Spec& spec, size_t index, CompiledPlan& plan, std::v
       step.attributes = static_cast<uint32_t>(options.set);
     }
     step.fs_type = builder.String(cgroup ? "cgroup2" : mount.type);
-    std::vector<PlanOption> pairs;
-    for (const auto& [key, value] : options.data) {
-      pairs.push_back({builder.String(key), value.empty() ? 0 : builder.String(value)});
-    }
     const bool pseudo = mount.type == "proc" || mount.type == "sysfs" || mount.type == "tmpfs" ||
                         mount.type == "devpts" || mount.type == "mqueue" || cgroup;
-    if (!pseudo) {
-      if (mount.source.empty()) return MakeError(EINVAL, "compile plan", object, "needs a source");
-      pairs.push_back({builder.String("source"), builder.String(mount.source)});
-    }
-    step.options = builder.Array(pairs);
+    if (!pseudo && mount.source.empty()) return MakeError(EINVAL, "compile plan", object, "needs a source");
+    add_options(!pseudo);
   }
   mounts.push_back(step);
   return {};
 }
 
+// Outside id of `id` in the container; none without a mapping for it.
+std::optional<uint32_t> HostId(uint32_t id, const std::vector<IdMapping>& mappings) {
+  for (const IdMapping& m : mappings) {
+    if (id >= m.container_id && id - m.container_id < m.size) return m.host_id + (id - m.container_id);
+  }
+  return std::nullopt;
+}
+
 Result<> CompileDevices(const Spec& spec, bool dev_is_bind, CompiledPlan& plan) {
   PlanBuilder& builder = plan.builder;
-  std::vector<PlanDevice> devices;
+  std::vector<Device> all;
   const auto configured = [&](std::string_view path) {
     return std::ranges::any_of(spec.devices, [&](const Device& device) { return device.path == path; });
   };
@@ -208,16 +317,30 @@ Result<> CompileDevices(const Spec& spec, bool dev_is_bind, CompiledPlan& plan) 
     builder.header().flags |= kPlanDefaultDevices;
     for (const DefaultDevice& device : kDefaultDevices) {
       if (configured(device.path)) continue;
-      devices.push_back({builder.String(device.path), S_IFCHR | 0666, device.major, device.minor, 0, 0, 0});
-      plan.devices.emplace_back(device.path);
+      all.push_back({.path = device.path, .major = device.major, .minor = device.minor});
     }
   }
-  for (const Device& device : spec.devices) {
+  const size_t defaults = all.size();
+  all.insert(all.end(), spec.devices.begin(), spec.devices.end());
+  // A user namespace can't make nodes; the daemon does, with the ids that they are to have in there.
+  const bool user = spec.FindNamespace(CLONE_NEWUSER) != nullptr;
+  PlanSource nodes{.kind = PlanSource::Kind::kDevices, .object = "device nodes"};
+  std::vector<PlanDevice> devices;
+  for (const Device& device : all) {
     const uint32_t type = device.type == 'b' ? S_IFBLK : device.type == 'p' ? S_IFIFO : S_IFCHR;
     devices.push_back({builder.String(device.path), type | device.mode, device.major, device.minor,
-                       device.uid, device.gid, 1});
+                       device.uid, device.gid, devices.size() < defaults ? 0U : 1U});
     plan.devices.push_back(device.path);
+    if (!user) continue;
+    // Of a namespace that is joined nothing is known: its nodes belong to nobody, and everybody may use them.
+    const auto uid = spec.uid_mappings.empty() ? 0 : HostId(device.uid, spec.uid_mappings);
+    const auto gid = spec.gid_mappings.empty() ? 0 : HostId(device.gid, spec.gid_mappings);
+    if (!uid || !gid) {
+      return MakeError(EINVAL, "compile plan", device.path, "its owner has no id outside the user namespace");
+    }
+    nodes.nodes.push_back({type | device.mode, device.major, device.minor, *uid, *gid});
   }
+  if (!nodes.nodes.empty()) builder.header().devices_fd = AddSource(plan, std::move(nodes));
   builder.header().devices = builder.Array(devices);
   return {};
 }
@@ -236,17 +359,88 @@ ArrayRef CompilePaths(const std::vector<std::string>& paths, std::vector<std::st
 void CompileNamespaces(const Spec& spec, CompiledPlan& plan) {
   PlanHeader& header = plan.builder.header();
   std::vector<PlanJoin> joins;
+  std::optional<PlanJoin> user;  // last: whoever enters one can't join what it doesn't own any more
   for (const Namespace& ns : spec.namespaces) {
-    if (ns.path.empty()) {
+    if (!ns.path.empty()) {
+      const PlanJoin join{
+          AddSource(
+              plan,
+              {.kind = PlanSource::Kind::kNamespace, .path = ns.path, .flag = ns.flag, .object = ns.path}),
+          ns.flag};
+      if (ns.flag == CLONE_NEWUSER) {
+        user = join;
+      } else {
+        joins.push_back(join);
+      }
+      plan.staged = plan.staged || ns.flag == CLONE_NEWUSER || ns.flag == CLONE_NEWPID;
+    } else if (ns.flag == CLONE_NEWUSER) {
+      user = PlanJoin{AddSource(plan, {.kind = PlanSource::Kind::kUserNamespace,
+                                       .uid_mappings = spec.uid_mappings,
+                                       .gid_mappings = spec.gid_mappings,
+                                       .object = "user namespace"}),
+                      ns.flag};
+      plan.staged = true;
+    } else if (ns.flag == CLONE_NEWTIME) {
+      header.flags |= kPlanNewTime;
+      plan.time_offsets = spec.time_offsets;
+      plan.staged = true;
+    } else {
       header.clone_flags |= static_cast<uint32_t>(ns.flag);
-      continue;
     }
-    joins.push_back({kFdFirstSource + static_cast<int>(plan.sources.size()), ns.flag});
-    plan.sources.push_back(PlanSource{
-        .kind = PlanSource::Kind::kNamespace, .path = ns.path, .flag = ns.flag, .object = ns.path});
   }
+  if (user) joins.push_back(*user);
   header.joins = plan.builder.Array(joins);
+  if (plan.staged) header.flags |= kPlanStaged;
   if ((header.clone_flags & CLONE_NEWNET) != 0) header.flags |= kPlanLoopbackUp;
+}
+
+// The kernel lets a user namespace mount procfs and sysfs only where it sees ones with nothing hidden.
+void CompileVisible(const Spec& spec, CompiledPlan& plan) {
+  if (spec.FindNamespace(CLONE_NEWUSER) == nullptr) return;
+  PlanHeader& header = plan.builder.header();
+  constexpr std::array<std::string_view, 2> kTypes{"proc", "sysfs"};
+  constexpr std::array<const char*, 2> kPaths{"/proc", "/sys"};
+  for (size_t i = 0; i < kTypes.size(); ++i) {
+    if (std::ranges::find(spec.mounts, kTypes[i], &Mount::type) == spec.mounts.end()) continue;
+    header.visible_fds[i] = AddSource(plan, {.path = kPaths[i], .object = kPaths[i]});
+  }
+}
+
+ArrayRef CompileHooks(const std::vector<Hook>& hooks, std::vector<std::string>& names, PlanBuilder& builder) {
+  std::vector<PlanHook> items;
+  for (const Hook& hook : hooks) {
+    items.push_back({.path = builder.String(hook.path),
+                     .reserved = 0,
+                     .args = Slots(builder, hook.args.empty() ? std::vector{hook.path} : hook.args, 1),
+                     .env = Slots(builder, hook.env, 1),
+                     .timeout_ns = hook.timeout_ns});
+    names.push_back(hook.path);
+  }
+  return builder.Array(items);
+}
+
+void CompileAllHooks(const Spec& spec, const CompileOptions& options, CompiledPlan& plan) {
+  const Hooks& hooks = spec.hooks;
+  PlanHeader& header = plan.builder.header();
+  if (!hooks.prestart.empty() || !hooks.create_runtime.empty()) header.flags |= kPlanRuntimeHooks;
+  header.create_hooks = CompileHooks(hooks.create_container, plan.create_hooks, plan.builder);
+  header.start_hooks = CompileHooks(hooks.start_container, plan.start_hooks, plan.builder);
+  if (hooks.create_container.empty() && hooks.start_container.empty()) return;
+  // The child knows its process id, the daemon the rest.
+  const std::string state =
+      StateObject(spec, options, "created", 0).dump(-1, ' ', false, base::Json::error_handler_t::replace);
+  header.state_before = plan.builder.String(state.substr(0, state.size() - 1) + ",\"pid\":");
+  header.state_after = plan.builder.String("}");
+  if (hooks.create_container.empty()) return;
+  header.runtime_fd =
+      AddSource(plan, {.path = "/", .recursive = true, .object = "the runtime's file systems"});
+  header.runtime_root = plan.builder.String(spec.root_path);
+}
+
+// Root of a user namespace has all capabilities in there, whatever the daemon lacks.
+CompileOptions WithUserNamespace(const Spec& spec, CompileOptions options) {
+  if (spec.FindNamespace(CLONE_NEWUSER) != nullptr) options.available_caps = ~0ULL;
+  return options;
 }
 
 }  // namespace
@@ -256,15 +450,16 @@ Result<CompiledPlan> CompileCreate(const Spec& spec, const CompileOptions& optio
   if (!spec.process) return MakeError(EINVAL, "compile plan", "process", "is required to create a container");
   CompiledPlan plan;
   PlanBuilder& builder = plan.builder;
-  CompileProcess(*spec.process, options, plan);
+  CompileProcess(*spec.process, WithUserNamespace(spec, options), plan);
+  CompileShared(spec, options, plan);
   PlanHeader& header = builder.header();
-  header.root_fd = kFdFirstSource;
-  plan.sources.push_back(
-      PlanSource{.path = spec.root_path, .recursive = true, .object = "root.path (" + spec.root_path + ")"});
+  header.root_fd = AddSource(
+      plan, {.path = spec.root_path, .recursive = true, .object = "root.path (" + spec.root_path + ")"});
   CompileNamespaces(spec, plan);
+  CompileVisible(spec, plan);
+  CompileAllHooks(spec, options, plan);
   if (!spec.hostname.empty()) header.hostname = builder.String(spec.hostname);
   if (!spec.domainname.empty()) header.domainname = builder.String(spec.domainname);
-  header.keyring = builder.String("_ses." + options.container_id);
   if (spec.root_readonly) header.flags |= kPlanRootReadonly;
   header.root_propagation = spec.rootfs_propagation;
   std::vector<PlanMount> mounts;
@@ -280,6 +475,7 @@ Result<CompiledPlan> CompileCreate(const Spec& spec, const CompileOptions& optio
     plan.sysctls.push_back(key);
   }
   header.sysctls = builder.Array(sysctls);
+  if (!sysctls.empty()) NeedProc(plan);
   CompileSeccompFilters(options, seccomp, builder);
   if (kFdFirstSource + plan.sources.size() > static_cast<size_t>(kMaxPlanFds)) {
     return MakeError(E2BIG, "compile plan", "mounts",
@@ -288,17 +484,37 @@ Result<CompiledPlan> CompileCreate(const Spec& spec, const CompileOptions& optio
   return plan;
 }
 
-Result<CompiledPlan> CompileExec(const Process& process, uint32_t namespaces, const CompileOptions& options,
+Result<CompiledPlan> CompileExec(const Process& process, const Spec& spec, const CompileOptions& options,
                                  const std::shared_ptr<const SeccompFilter>& seccomp) {
   CompiledPlan plan;
-  CompileProcess(process, options, plan);
   PlanHeader& header = plan.builder.header();
+  // Index kFdTarget is the first source's.
+  header.target_fd = AddSource(plan, {.kind = PlanSource::Kind::kTarget, .object = "first process"});
+  CompileProcess(process, WithUserNamespace(spec, options), plan);
+  CompileShared(spec, options, plan);
+  header.initial_affinity = plan.builder.Array(process.initial_affinity);
+  header.final_affinity = plan.builder.Array(process.final_affinity);
   header.flags |= kPlanExec;
-  header.join_flags = namespaces;
-  header.target_fd = kFdTarget;
-  header.keyring = plan.builder.String("_ses." + options.container_id);
+  for (const Namespace& ns : spec.namespaces) {
+    // The pid namespace is the zygote's business, see zygote.cc.
+    if (ns.flag != CLONE_NEWPID) header.join_flags |= static_cast<uint32_t>(ns.flag);
+  }
   CompileSeccompFilters(options, seccomp, plan.builder);
   return plan;
+}
+
+base::Json StateObject(const Spec& spec, const CompileOptions& options, std::string_view status, int pid) {
+  base::Json state{{"ociVersion", kOciVersion},
+                   {"id", options.container_id},
+                   {"status", status},
+                   {"bundle", options.bundle}};
+  if (pid != 0) state["pid"] = pid;
+  if (!spec.annotations.empty()) {
+    base::Json annotations = base::Json::object();
+    for (const auto& [key, value] : spec.annotations) annotations[key] = value;
+    state["annotations"] = std::move(annotations);
+  }
+  return state;
 }
 
 std::string StepObject(const CompiledPlan& plan, Step step, uint32_t index) {
@@ -312,6 +528,7 @@ std::string StepObject(const CompiledPlan& plan, Step step, uint32_t index) {
     case Step::kMount:
     case Step::kAttachMount:
     case Step::kPropagation:
+    case Step::kCopyUp:
       return at(plan.mounts);
     case Step::kDevice:
       return at(plan.devices);
@@ -326,6 +543,12 @@ std::string StepObject(const CompiledPlan& plan, Step step, uint32_t index) {
       return plan.program;
     case Step::kCwd:
       return plan.cwd;
+    case Step::kCreateContainerHook:
+      return at(plan.create_hooks);
+    case Step::kStartContainerHook:
+      return at(plan.start_hooks);
+    case Step::kLabel:
+      return index == 0 ? "process.apparmorProfile" : "process.selinuxLabel";
     case Step::kRlimit:
       return "process.rlimits[" + std::to_string(index) + "]";
     default:

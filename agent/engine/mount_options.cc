@@ -50,7 +50,6 @@ constexpr std::array<PropagationRow, 4> kPropagations{
 // Ask for what is so anyway, or for what only mount(8) does.
 constexpr std::array<std::string_view, 6> kIgnored{"defaults", "loud",       "silent",
                                                    "async",    "nolazytime", "norro"};
-constexpr std::array<std::string_view, 4> kNotBuilt{"tmpcopyup", "idmap", "ridmap", "remount"};
 
 std::optional<AttributeRow> FindAttribute(std::string_view name) {
   const auto* row = std::ranges::find(kAttributes, name, &AttributeRow::name);
@@ -93,6 +92,19 @@ base::Result<MountOptions> ParseMountOptions(const std::vector<std::string>& opt
       result.recursive = result.recursive || option == "rbind";
       continue;
     }
+    if (option == "tmpcopyup") {
+      result.copy_up = true;
+      continue;
+    }
+    if (option == "remount") {
+      result.remount = true;
+      continue;
+    }
+    if (option == "idmap" || option == "ridmap") {
+      result.id_mapped = true;
+      result.recursive_id_map = option == "ridmap";
+      continue;
+    }
     if (ParsePropagation(option, result)) continue;
     if (const auto row = FindAttribute(option)) {
       Merge(*row, result.set, result.clear);
@@ -106,13 +118,9 @@ base::Result<MountOptions> ParseMountOptions(const std::vector<std::string>& opt
     }
     const size_t equals = option.find('=');
     const std::string key = option.substr(0, equals);
-    if (std::ranges::find(kNotBuilt, key) != kNotBuilt.end()) {
-      return base::MakeError(EOPNOTSUPP, "parse mount options", object,
-                             "option " + option + " is not supported");
-    }
     result.data.emplace_back(key, equals == std::string::npos ? "" : option.substr(equals + 1));
   }
-  if (result.bind && !result.data.empty()) {
+  if (result.bind && !result.remount && !result.data.empty()) {
     return base::MakeError(EINVAL, "parse mount options", object,
                            "option " + result.data.front().first + " means nothing to a bind mount");
   }

@@ -20,12 +20,16 @@ struct MountOptions {
   uint64_t recursive_set = 0, recursive_clear = 0;
   uint64_t propagation = 0;  // MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE; 0: none named
   bool recursive_propagation = false;
+  bool copy_up = false;  // tmpcopyup
+  bool remount = false;
+  bool id_mapped = false;         // idmap or ridmap
+  bool recursive_id_map = false;  // ridmap
   // What is left goes to the file system: key and value, the value empty for a flag.
   std::vector<std::pair<std::string, std::string>> data;
   bool Has(std::string_view key) const;
 };
 
-// EOPNOTSUPP for options that are known but not built (tmpcopyup, idmap); `object` names the mount in errors.
+// `object` names the mount in errors.
 base::Result<MountOptions> ParseMountOptions(const std::vector<std::string>& options,
                                              std::string_view object);
 

@@ -19,6 +19,10 @@ std::string_view StepName(Step step) {
       return "clone3";
     case Step::kJoin:
       return "setns";
+    case Step::kTimeNamespace:
+      return "make time namespace";
+    case Step::kUserNamespace:
+      return "enter user namespace";
     case Step::kSession:
       return "setsid";
     case Step::kHostname:
@@ -27,6 +31,8 @@ std::string_view StepName(Step step) {
       return "setdomainname";
     case Step::kAttachRoot:
       return "attach root";
+    case Step::kRuntimeTree:
+      return "attach runtime tree";
     case Step::kOpenMountTarget:
       return "open mount target";
     case Step::kOpenFilesystem:
@@ -39,6 +45,8 @@ std::string_view StepName(Step step) {
       return "move_mount";
     case Step::kPropagation:
       return "set mount propagation";
+    case Step::kCopyUp:
+      return "copy up";
     case Step::kDevice:
       return "mknod";
     case Step::kDeviceLink:
@@ -49,6 +57,8 @@ std::string_view StepName(Step step) {
       return "make path read-only";
     case Step::kMaskedPath:
       return "mask path";
+    case Step::kCreateContainerHook:
+      return "createContainer hook";
     case Step::kPivotRoot:
       return "pivot_root";
     case Step::kSysctl:
@@ -59,8 +69,20 @@ std::string_view StepName(Step step) {
       return "set root propagation";
     case Step::kLoopback:
       return "set lo up";
+    case Step::kScheduler:
+      return "sched_setattr";
+    case Step::kIoPriority:
+      return "ioprio_set";
+    case Step::kMemoryPolicy:
+      return "set_mempolicy";
+    case Step::kPersonality:
+      return "personality";
+    case Step::kAffinity:
+      return "sched_setaffinity";
     case Step::kRlimit:
       return "setrlimit";
+    case Step::kLabel:
+      return "set label";
     case Step::kVsockGuard:
       return "load vsock filter";
     case Step::kSeccomp:
@@ -81,6 +103,8 @@ std::string_view StepName(Step step) {
       return "set standard streams";
     case Step::kWaitStart:
       return "wait for start";
+    case Step::kStartContainerHook:
+      return "startContainer hook";
     case Step::kNoNewPrivileges:
       return "set no_new_privs";
     case Step::kExecve:
@@ -148,25 +172,31 @@ const char* CheckPlan(const char* block, size_t size, int fd_count) noexcept {
   memcpy(&header, block, sizeof header);
   if (header.magic != kPlanMagic || header.size != size || block[size - 1] != '\0') return "frame";
   Checker check{block, size, fd_count};
-  for (const StringRef ref : {header.hostname, header.domainname, header.cwd, header.keyring})
+  for (const StringRef ref : {header.hostname, header.domainname, header.cwd, header.keyring, header.apparmor,
+                              header.selinux, header.runtime_root, header.state_before, header.state_after}) {
     check.Text(ref);
+  }
   for (const int32_t fd : header.stdio_fds) check.Descriptor(fd);
-  for (const int32_t fd : {header.sync_fd, header.cgroup_fd, header.root_fd, header.target_fd})
+  for (const int32_t fd :
+       {header.sync_fd, header.cgroup_fd, header.root_fd, header.target_fd, header.proc_fd, header.devices_fd,
+        header.visible_fds[0], header.visible_fds[1], header.runtime_fd}) {
     check.Descriptor(fd);
+  }
   if (!check.ok || header.sync_fd != kFdSync) return "header";
+  if ((header.flags & kPlanHolder) != 0) return (header.flags & kPlanStaged) != 0 ? nullptr : "flags";
   if ((header.flags & kPlanExec) != 0 ? header.target_fd < 0 : header.root_fd < 0) return "root or target";
   if (header.last_cap > 63) return "last capability";
-  constexpr uint64_t kNamespaces =
+  constexpr uint64_t kCloned =
       CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET;
-  if ((header.clone_flags & ~kNamespaces) != 0 || (header.join_flags & ~kNamespaces) != 0)
-    return "namespaces";
+  constexpr uint64_t kJoined = kCloned | CLONE_NEWUSER | CLONE_NEWTIME;
+  if ((header.clone_flags & ~kCloned) != 0 || (header.join_flags & ~kJoined) != 0) return "namespaces";
 
   const auto* mounts = check.Items<PlanMount>(header.mounts);
   for (uint32_t i = 0; check.ok && i < header.mounts.count; ++i) {
     check.Text(mounts[i].target);
     check.Text(mounts[i].fs_type);
     check.Descriptor(mounts[i].fd);
-    if (mounts[i].fs_type == 0 && mounts[i].fd < 0) check.ok = false;
+    if (mounts[i].fs_type == 0 && mounts[i].fd < 0 && mounts[i].remount == 0) check.ok = false;
     const auto* options = check.Items<PlanOption>(mounts[i].options);
     for (uint32_t j = 0; check.ok && j < mounts[i].options.count; ++j) {
       check.Text(options[j].key);
@@ -176,6 +206,9 @@ const char* CheckPlan(const char* block, size_t size, int fd_count) noexcept {
   if (!check.ok) return "mounts";
   const auto* devices = check.Items<PlanDevice>(header.devices);
   for (uint32_t i = 0; check.ok && i < header.devices.count; ++i) check.Text(devices[i].path);
+  if ((header.flags & kPlanUserNamespace) != 0 && header.devices.count != 0 && header.devices_fd < 0) {
+    check.ok = false;
+  }
   if (!check.ok) return "devices";
   check.Texts(header.masked_paths);
   check.Texts(header.readonly_paths);
@@ -194,6 +227,23 @@ const char* CheckPlan(const char* block, size_t size, int fd_count) noexcept {
     if (joins[i].fd < 0) check.ok = false;
   }
   if (!check.ok) return "rlimits, groups or joins";
+  check.Items<PlanScheduler>(header.scheduler);
+  for (const ArrayRef& words : {header.memory_nodes, header.initial_affinity, header.final_affinity}) {
+    check.Items<uint64_t>(words);
+  }
+  if (!check.ok || header.scheduler.count > 1) return "scheduler, memory policy or affinity";
+  if ((header.apparmor != 0 || header.selinux != 0 || header.sysctls.count != 0) && header.proc_fd < 0) {
+    return "procfs";
+  }
+  for (const ArrayRef& ref : {header.create_hooks, header.start_hooks}) {
+    const auto* hooks = check.Items<PlanHook>(ref);
+    for (uint32_t i = 0; check.ok && i < ref.count; ++i) {
+      check.Text(hooks[i].path);
+      check.Slots(hooks[i].args, 1);
+      check.Slots(hooks[i].env, 1);
+    }
+  }
+  if (!check.ok || (header.create_hooks.count != 0 && header.runtime_fd < 0)) return "hooks";
   const auto* filters = check.Items<PlanSeccomp>(header.seccomp);
   for (uint32_t i = 0; check.ok && i < header.seccomp.count; ++i) {
     check.Items<sock_filter>(filters[i].code);

@@ -24,7 +24,6 @@ inline constexpr int kMaxPlanFds = 250;  // SCM_MAX_FD is 253
 inline constexpr int kFdSync = 0;
 inline constexpr int kFdStdin = 1;  // to kFdStdin + 2; unused with a terminal
 inline constexpr int kFdCgroup = 4;
-inline constexpr int kFdTarget = 5;  // exec only
 inline constexpr int kFdFirstSource = 5;
 
 using StringRef = uint32_t;  // position of a NUL-terminated string; 0: none
@@ -42,6 +41,16 @@ enum PlanFlag : uint32_t {
   kPlanDefaultDevices = 1u << 4,  // /dev is not a bind mount: make nodes and links
   kPlanLoopbackUp = 1u << 5,      // the network namespace is new
   kPlanHasHome = 1u << 6,         // env has HOME
+  // A process between zygote and child enters or makes what must be there before the child is cloned: a user
+  // namespace, a pid namespace that exists, a time namespace with offsets. See stage.h.
+  kPlanStaged = 1u << 7,
+  kPlanNewTime = 1u << 8,        // staged: makes a time namespace, whose offsets the daemon writes
+  kPlanUserNamespace = 1u << 9,  // the child is in a user namespace of its own: setup_uid, devices_fd
+  kPlanPersonality = 1u << 10,
+  kPlanIoPriority = 1u << 11,
+  kPlanMemoryPolicy = 1u << 12,
+  kPlanRuntimeHooks = 1u << 13,  // the daemon runs hooks before the pivot
+  kPlanHolder = 1u << 14,        // staged: makes a user namespace, reports ready, and ends when told to
 };
 
 struct PlanMount {
@@ -53,6 +62,9 @@ struct PlanMount {
   uint32_t attributes;    // MOUNT_ATTR_* for fsmount(2)
   uint64_t propagation;   // MS_*, 0: leave
   ArrayRef options;       // PlanOption
+  uint32_t copy_up;       // tmpfs: begins with a copy of the directory that it covers
+  uint32_t remount;       // changes the mount that is at `target`: attributes, `clear`, `options`
+  uint64_t clear;         // MOUNT_ATTR_*
 };
 
 struct PlanOption {
@@ -60,6 +72,7 @@ struct PlanOption {
   StringRef value;  // 0: a flag
 };
 
+// With kPlanUserNamespace nodes can't be made: node N of `devices_fd` is bound in place of device N.
 struct PlanDevice {
   StringRef path;
   uint32_t mode;  // with S_IFMT
@@ -84,6 +97,24 @@ struct PlanJoin {
   int32_t flag;
 };
 
+// What sched_setattr(2) takes (struct sched_attr, first version).
+struct PlanScheduler {
+  uint32_t size;
+  uint32_t policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime, deadline, period;
+};
+
+// A hook that the child runs. Slots as in PlanHeader::args.
+struct PlanHook {
+  StringRef path;
+  uint32_t reserved;
+  ArrayRef args, env;
+  int64_t timeout_ns;  // 0: none
+};
+
 struct PlanSeccomp {
   ArrayRef code;  // sock_filter
   uint32_t flags;
@@ -102,20 +133,35 @@ struct PlanHeader {
   int32_t sync_fd = 0;
   std::array<int32_t, 3> stdio_fds{-1, -1, -1};
   int32_t cgroup_fd = -1;
-  int32_t root_fd = -1;    // detached tree of the root file system
-  int32_t target_fd = -1;  // exec: pidfd of the container's first process
+  int32_t root_fd = -1;     // detached tree of the root file system
+  int32_t target_fd = -1;   // exec: pidfd of the container's first process
+  int32_t proc_fd = -1;     // detached procfs of the VM, for sysctls and labels
+  int32_t devices_fd = -1;  // detached tmpfs with the nodes of `devices`, named by their index
+  // Procfs and sysfs of the VM: a user namespace may mount its own only where these can be seen already.
+  std::array<int32_t, 2> visible_fds{-1, -1};
+  int32_t runtime_fd = -1;  // the VM's whole tree, which createContainer hooks see
 
   StringRef hostname = 0;
   StringRef domainname = 0;
   StringRef cwd = 0;
   StringRef keyring = 0;
+  StringRef apparmor = 0, selinux = 0;
+  StringRef runtime_root = 0;                   // where the container's root goes in the tree of runtime_fd
+  StringRef state_before = 0, state_after = 0;  // state object for the hooks, around the process id
   uint32_t uid = 0, gid = 0, umask = 022;
+  uint32_t setup_uid = 0, setup_gid = 0;  // of the process while it builds the container
+  uint32_t personality = 0;
+  int32_t memory_mode = 0;
+  uint32_t io_priority = 0;
   uint16_t rows = 0, columns = 0;
   uint64_t root_propagation = 0;
   uint64_t bounding = 0, effective = 0, inheritable = 0, permitted = 0, ambient = 0;
   uint32_t last_cap = 0;
   uint32_t reserved = 0;
 
+  ArrayRef scheduler;                                       // at most one
+  ArrayRef memory_nodes, initial_affinity, final_affinity;  // words of 64 bits
+  ArrayRef create_hooks, start_hooks;                       // createContainer, startContainer
   ArrayRef mounts, devices, masked_paths, readonly_paths, sysctls, rlimits, groups, joins, seccomp;
   // uint64_t slots of string positions, each with one slot more for the final null (env: two, the other for
   // HOME). The child turns them into pointers in place.
@@ -128,6 +174,8 @@ enum class Report : uint32_t {
   kConsole = 2,  // with the pty master
   kReady = 3,    // everything but the program is there; waits for the daemon's byte
   kFailed = 4,   // step, err, index; the child exits
+  kTime = 5,     // stage: its children's time namespace is there; waits for the daemon's byte
+  kHooks = 6,    // the root is built, the daemon's hooks are due; waits for the daemon's byte
 };
 
 // Steps that can fail, in order. `index` of the report counts in the array of the plan that belongs to the
@@ -137,27 +185,38 @@ enum class Step : uint32_t {
   kJoinPid,
   kClone,
   kJoin,
+  kTimeNamespace,
+  kUserNamespace,
   kSession,
   kHostname,
   kDomainname,
   kAttachRoot,
+  kRuntimeTree,
   kOpenMountTarget,
   kOpenFilesystem,
   kConfigureFilesystem,
   kMount,
   kAttachMount,
   kPropagation,
+  kCopyUp,
   kDevice,
   kDeviceLink,
   kConsole,
   kReadonlyPath,
   kMaskedPath,
+  kCreateContainerHook,
   kPivotRoot,
   kSysctl,
   kRootReadonly,
   kRootPropagation,
   kLoopback,
+  kScheduler,
+  kIoPriority,
+  kMemoryPolicy,
+  kPersonality,
+  kAffinity,
   kRlimit,
+  kLabel,
   kVsockGuard,
   kSeccomp,
   kBounding,
@@ -168,6 +227,7 @@ enum class Step : uint32_t {
   kFindProgram,
   kStdio,
   kWaitStart,
+  kStartContainerHook,
   kNoNewPrivileges,
   kExecve,
 };

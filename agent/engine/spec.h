@@ -18,11 +18,19 @@ namespace gcs::engine {
 // specification's. What the configuration asks for and this engine does not do is an error (EOPNOTSUPP) with
 // the JSON path; unknown keys are ignored and invalid values refused, as the specification demands.
 
+// A range of ids of a user namespace and the ids that they are outside.
+struct IdMapping {
+  uint32_t container_id = 0;
+  uint32_t host_id = 0;
+  uint32_t size = 0;
+};
+
 struct Mount {
   std::string destination;  // absolute, lexically clean
   std::string type;         // empty with bind options
   std::string source;
   std::vector<std::string> options;
+  std::vector<IdMapping> uid_mappings, gid_mappings;  // both or none
 };
 
 struct Device {
@@ -54,6 +62,18 @@ struct Capabilities {
   uint64_t bounding = 0, effective = 0, inheritable = 0, permitted = 0, ambient = 0;
 };
 
+// sched_setattr(2), in its units: nanoseconds.
+struct Scheduler {
+  uint32_t policy = 0;  // SCHED_*
+  int32_t nice = 0;
+  uint32_t priority = 0;
+  uint64_t flags = 0;  // SCHED_FLAG_*
+  uint64_t runtime = 0, deadline = 0, period = 0;
+};
+
+// One bit per processor or memory node, 64 to a word.
+using BitMask = std::vector<uint64_t>;
+
 struct Process {
   bool terminal = false;
   uint16_t console_height = 0;
@@ -69,11 +89,43 @@ struct Process {
   std::vector<Rlimit> rlimits;
   bool no_new_privileges = false;
   std::optional<int> oom_score_adj;
+  std::optional<uint16_t> io_priority;  // as ioprio_set(2) takes it
+  std::optional<Scheduler> scheduler;
+  // Of an exec only: the processors that it runs on before and after it has entered the cgroup.
+  BitMask initial_affinity, final_affinity;
+  std::string apparmor_profile;
+  std::string selinux_label;
+};
+
+// set_mempolicy(2)
+struct MemoryPolicy {
+  int mode = 0;  // MPOL_* with its MPOL_F_* flags
+  BitMask nodes;
+};
+
+// A program that the runtime starts at one of the points of a container's life (config.md, "POSIX-platform
+// Hooks").
+struct Hook {
+  std::string path;
+  std::vector<std::string> args;  // with args[0]; empty: the path alone
+  std::vector<std::string> env;
+  int64_t timeout_ns = 0;  // 0: none
+};
+
+struct Hooks {
+  std::vector<Hook> prestart, create_runtime, create_container, start_container, poststart, poststop;
 };
 
 struct Namespace {
   int flag = 0;      // CLONE_NEW*
   std::string path;  // empty: a new one
+};
+
+// How far a clock of a new time namespace is ahead.
+struct TimeOffset {
+  std::string clock;  // "monotonic" or "boottime"
+  int64_t seconds = 0;
+  uint32_t nanoseconds = 0;
 };
 
 // Limits of cgroup v2; a value of none leaves the kernel's default.
@@ -106,12 +158,20 @@ struct Spec {
   std::vector<std::pair<std::string, std::string>> sysctl;
   std::string cgroups_path;
   Resources resources;
-  std::optional<base::Json> seccomp;  // linux.seccomp, compiled by seccomp.h
-  uint64_t rootfs_propagation = 0;    // MS_*, 0: private
+  std::optional<base::Json> seccomp;                  // linux.seccomp, compiled by seccomp.h
+  uint64_t rootfs_propagation = 0;                    // MS_*, 0: private
+  std::vector<IdMapping> uid_mappings, gid_mappings;  // of a new user namespace
+  std::vector<TimeOffset> time_offsets;
+  std::optional<uint32_t> personality;  // PER_*
+  std::optional<MemoryPolicy> memory_policy;
+  std::string mount_label;
+  Hooks hooks;
   std::vector<std::pair<std::string, std::string>> annotations;
 
   // The namespace of this kind that the configuration names, or null.
   [[nodiscard]] const Namespace* FindNamespace(int flag) const;
+  // Whether the container gets a new one, instead of joining one or staying in the runtime's.
+  [[nodiscard]] bool MakesNamespace(int flag) const;
 };
 
 base::Result<Spec> ParseSpec(std::string_view config_json);

@@ -20,6 +20,7 @@
 
 #include "engine/child.h"
 #include "engine/plan.h"
+#include "engine/stage.h"
 #include "engine/zygote_root.h"
 
 namespace gcs::engine {
@@ -90,6 +91,13 @@ int Receive(int socket, Request& request) noexcept {
   return 1;
 }
 
+// Containers don't inherit the agent's affinity: each gets what its cgroup allows.
+void UseAllProcessors() noexcept {
+  uint64_t all[128];
+  memset(all, 0xff, sizeof all);
+  syscall(SYS_sched_setaffinity, 0, sizeof all, all);
+}
+
 // Leaves the descriptors of the request, and the pidfd, to the caller.
 void Spawn(Request& request, int own_pid_namespace) noexcept {
   const char* wrong = CheckPlan(request.plan, request.plan_size, request.fd_count);
@@ -100,17 +108,29 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
   if (exec && setns(request.fds[plan->target_fd], CLONE_NEWPID) != 0) {
     return Answer(sync, Report::kFailed, Step::kJoinPid, errno, 0, -1);
   }
+  const bool staged = (plan->flags & kPlanStaged) != 0;
+  // Where the process runs until it is in its cgroup; it sets its later processors itself.
+  const ArrayRef initial = plan->initial_affinity;
+  const auto* processors = reinterpret_cast<const uint64_t*>(request.plan + initial.offset);
+  if (initial.count != 0 &&
+      syscall(SYS_sched_setaffinity, 0, initial.count * sizeof(uint64_t), processors) != 0) {
+    return Answer(sync, Report::kFailed, Step::kClone, errno, 0, -1);
+  }
   int pidfd = -1;
   clone_args args{};
-  args.flags = plan->clone_flags | CLONE_PARENT | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+  args.flags = CLONE_PARENT | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+  // The stage's child is what gets the namespaces.
+  if (!staged) args.flags |= plan->clone_flags;
   args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
   if (plan->cgroup_fd >= 0) {
     args.flags |= CLONE_INTO_CGROUP;
     args.cgroup = static_cast<uint64_t>(request.fds[plan->cgroup_fd]);
   }
   const long pid = syscall(SYS_clone3, &args, sizeof args);
-  if (pid == 0) RunChild(request.plan, request.fds.data());
+  if (pid == 0)
+    staged ? RunStage(request.plan, request.fds.data()) : RunChild(request.plan, request.fds.data());
   const int err = errno;
+  if (initial.count != 0) UseAllProcessors();
   // The zygote's own namespace for children again, before anybody else can ask for one.
   if (exec && setns(own_pid_namespace, CLONE_NEWPID) != 0) _exit(1);
   if (pid < 0) return Answer(sync, Report::kFailed, Step::kClone, err, 0, -1);
@@ -122,6 +142,9 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
 void RunZygote(int socket) noexcept {
   const int own_pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
   if (own_pid_namespace < 0 || EnterZygoteRoot() != 0) _exit(1);
+  // Nor its groups.
+  if (syscall(SYS_setgroups, 0, nullptr) != 0) _exit(1);
+  UseAllProcessors();
   const int ready = 0;
   if (send(socket, &ready, sizeof ready, MSG_NOSIGNAL) < 0) _exit(1);
   for (;;) {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <initializer_list>
 
 #include "engine/zygote_root.h"
 
@@ -23,17 +24,17 @@ int EnterZygoteRoot() noexcept {
   if (context < 0) return -errno;
   const bool configured = syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "mode", "0555", 0) == 0 &&
                           syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "size", "4096", 0) == 0 &&
-                          syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "nr_inodes", "8", 0) == 0 &&
+                          syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "nr_inodes", "16", 0) == 0 &&
                           syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0;
   if (!configured) return -errno;
   const auto tree =
       static_cast<int>(syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC));
   if (tree < 0) return -errno;
   umask(0);
-  if (mkdirat(tree, "root", 0555) != 0 || mkdirat(tree, "empty", 0555) != 0 ||
-      mknodat(tree, "null", S_IFCHR | 0666, makedev(1, 3)) != 0) {
-    return -errno;
+  for (const char* name : {"root", "empty", "proc", "sys", "dev"}) {
+    if (mkdirat(tree, name, 0555) != 0) return -errno;
   }
+  if (mknodat(tree, "null", S_IFCHR | 0666, makedev(1, 3)) != 0) return -errno;
   // Read-only as a file system, not only as a mount: copies of the mount can't be made writable again.
   if (syscall(SYS_fsconfig, context, FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0 ||
       syscall(SYS_fsconfig, context, FSCONFIG_CMD_RECONFIGURE, nullptr, nullptr, 0) != 0) {

@@ -176,8 +176,10 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
   const auto process = std::make_shared<Process>(id, "");
   process->terminal = spec->process->terminal;
   auto made = backends_.engine->CreateContainer(
-      id, std::move(*spec), {io->child.in.get(), io->child.out.get(), io->child.err.get()},
-      request.allow_vsock, deadline_ns);
+      id, std::move(*spec),
+      {.stdio = {io->child.in.get(), io->child.out.get(), io->child.err.get()},
+       .allow_vsock = request.allow_vsock,
+       .deadline_ns = deadline_ns});
   io->child = {};
   if (!made) return undo(made.error());
   Spawned answer{made->init.pid(), {{"stdio", prepared - begin}}};
@@ -226,8 +228,8 @@ void Containers::OnExit(const std::shared_ptr<Container>& container,
   auto exit = Reap(process->child.pidfd(), WNOHANG);
   if (!exit) return;
   backends_.loop->Remove(process->child.pidfd());
-  // Without a pid namespace the end of the first process does not end the others.
-  if (process->id.empty() && container->engine->spec.FindNamespace(CLONE_NEWPID) == nullptr) {
+  // Without a pid namespace of its own the end of the first process does not end the others.
+  if (process->id.empty() && !container->engine->spec.MakesNamespace(CLONE_NEWPID)) {
     if (auto killed = container->engine->cgroup.Kill(); !killed)
       base::LogError("kill container", killed.error());
   }
@@ -271,7 +273,8 @@ Result<std::vector<Timing>> Containers::Start(const std::string& container_id, i
     const std::lock_guard lock(container->init->mutex);
     container->init->started_at_ns = base::RealtimeNs();
   }
-  if (auto started = container->init->child.Start(deadline_ns); !started) {
+  if (auto started = backends_.engine->Start(*container->engine, container->init->child, deadline_ns);
+      !started) {
     // Whatever became of the program, it does not run on unnoticed.
     if (auto killed = container->engine->cgroup.Kill(); !killed)
       base::LogError("kill container", killed.error());

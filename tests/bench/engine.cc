@@ -152,8 +152,8 @@ class Candidate {
   }
   Result<engine::EngineContainer> Create(const std::string& config) {
     GCS_ASSIGN(engine::Spec spec, engine::ParseSpec(config));
-    return engine_->CreateContainer("c" + std::to_string(++number_), std::move(spec), Stdio(), false,
-                                    Deadline());
+    return engine_->CreateContainer("c" + std::to_string(++number_), std::move(spec),
+                                    {.stdio = Stdio(), .deadline_ns = Deadline()});
   }
   Result<> RunExec(const engine::EngineContainer& container, const engine::Process& process) {
     GCS_ASSIGN(engine::ChildProcess child, engine_->Exec(container, process, Stdio(), Deadline(), nullptr));

@@ -154,13 +154,18 @@ struct RunningContainer {
   base::Result<> Create(const base::Json& config, const std::string& id, bool allow_vsock = false) {
     GCS_ASSIGN(engine::Spec spec, engine::ParseSpec(config.dump()));
     auto made = EngineMachine::Get().engine().CreateContainer(
-        id, std::move(spec), {null.get(), out.write_end.get(), err.write_end.get()}, allow_vsock, In(20));
+        id, std::move(spec),
+        {.stdio = {null.get(), out.write_end.get(), err.write_end.get()},
+         .allow_vsock = allow_vsock,
+         .bundle = EngineMachine::Get().dir(),
+         .deadline_ns = In(20)});
     out.write_end.Reset();
     err.write_end.Reset();
     if (!made) return std::unexpected(made.error());
     container.emplace(std::move(*made));
     return {};
   }
+  base::Result<> Start() { return EngineMachine::Get().engine().Start(*container, container->init, In(10)); }
   // Reads everything, waits for the end, removes the container.
   Outcome Finish() {
     Outcome outcome;
@@ -189,7 +194,7 @@ inline Outcome Run(const base::Json& config, bool allow_vsock = false) {
   RunningContainer running;
   const auto created = running.Create(config, NextId(), allow_vsock);
   REQUIRE_MESSAGE(created, created.error().ToString());
-  const auto started = running.container->init.Start(In(10));
+  const auto started = running.Start();
   REQUIRE_MESSAGE(started, started.error().ToString());
   return running.Finish();
 }

@@ -78,16 +78,41 @@ TEST_CASE("bad values are refused with their JSON path") {
        "\"hard\": 1}]",
        "process.rlimits[1].type", EINVAL},
       {"/process/oomScoreAdj", "1001", "process.oomScoreAdj", ERANGE},
-      {"/process/apparmorProfile", "\"docker-default\"", "process.apparmorProfile", EOPNOTSUPP},
-      {"/process/scheduler", "{\"policy\": \"SCHED_IDLE\"}", "process.scheduler", EOPNOTSUPP},
+      {"/process/apparmorProfile", "5", "process.apparmorProfile", EINVAL},
+      {"/process/scheduler", "{\"policy\": \"SCHED_FAST\"}", "process.scheduler.policy", EINVAL},
+      {"/process/scheduler", "{\"policy\": \"SCHED_FIFO\"}", "process.scheduler.priority", EINVAL},
+      {"/process/scheduler", "{\"policy\": \"SCHED_OTHER\", \"nice\": 20}", "process.scheduler.nice", ERANGE},
+      {"/process/scheduler", "{\"policy\": \"SCHED_OTHER\", \"runtime\": 1}", "process.scheduler.runtime",
+       EINVAL},
+      {"/process/scheduler", "{\"policy\": \"SCHED_IDLE\", \"flags\": [\"SCHED_FLAG_X\"]}",
+       "process.scheduler.flags", EINVAL},
+      {"/process/ioPriority", "{\"class\": \"IOPRIO_CLASS_NONE\"}", "process.ioPriority.class", EINVAL},
+      {"/process/ioPriority", "{\"class\": \"IOPRIO_CLASS_BE\", \"priority\": 8}",
+       "process.ioPriority.priority", ERANGE},
+      {"/process/execCPUAffinity", "{\"initial\": \"0-\"}", "process.execCPUAffinity.initial", EINVAL},
+      {"/process/execCPUAffinity", "{\"final\": \"3-1\"}", "process.execCPUAffinity.final", EINVAL},
+      {"/process/execCPUAffinity", "{\"final\": \"99999\"}", "process.execCPUAffinity.final", EINVAL},
+      {"/process/execCPUAffinity", "{\"final\": \"1,,2\"}", "process.execCPUAffinity.final", EINVAL},
       {"/hostname", "\"h\"", "hostname", EINVAL},
       {"/linux/namespaces/0/type", "\"mnt\"", "linux.namespaces[0].type", EINVAL},
       {"/linux/namespaces/1", "{\"type\": \"mount\"}", "linux.namespaces[1].type", EINVAL},
-      {"/linux/namespaces/1", "{\"type\": \"user\"}", "linux.namespaces[1].type", EOPNOTSUPP},
+      {"/linux/namespaces/1", "{\"type\": \"user\"}", "linux.uidMappings", EINVAL},
+      {"/linux/uidMappings", "[{\"containerID\": 0, \"hostID\": 1, \"size\": 1}]", "linux.uidMappings",
+       EINVAL},
+      {"/linux/uidMappings", "[{\"containerID\": 0, \"hostID\": 1}]", "linux.uidMappings[0].size", EINVAL},
+      {"/linux/timeOffsets", "{\"monotonic\": {\"secs\": 1}}", "linux.timeOffsets", EINVAL},
+      {"/linux/timeOffsets", "{\"realtime\": {\"secs\": 1}}", "linux.timeOffsets.realtime", EINVAL},
+      {"/linux/timeOffsets", "{\"boottime\": {\"nanosecs\": 1000000000}}",
+       "linux.timeOffsets.boottime.nanosecs", ERANGE},
+      {"/linux/personality", "{\"domain\": \"BSD\"}", "linux.personality.domain", EINVAL},
+      {"/linux/personality", "{\"domain\": \"LINUX\", \"flags\": [\"X\"]}", "linux.personality.flags",
+       EINVAL},
+      {"/linux/memoryPolicy", "{\"mode\": \"MPOL_X\"}", "linux.memoryPolicy.mode", EINVAL},
+      {"/linux/memoryPolicy", "{\"mode\": \"MPOL_BIND\", \"nodes\": \"a\"}", "linux.memoryPolicy.nodes",
+       EINVAL},
       {"/linux/namespaces/1", "{\"type\": \"network\", \"path\": \"rel\"}", "linux.namespaces[1].path",
        EINVAL},
-      {"/linux/namespaces/1", "{\"type\": \"pid\", \"path\": \"/proc/1/ns/pid\"}", "linux.namespaces[1].path",
-       EOPNOTSUPP},
+      {"/linux/namespaces/0/path", "\"/proc/1/ns/mnt\"", "linux.namespaces[0].path", EOPNOTSUPP},
       {"/linux/namespaces", "[]", "linux.namespaces", EOPNOTSUPP},
       {"/linux/maskedPaths", "[\"proc\"]", "linux.maskedPaths", EINVAL},
       {"/linux/sysctl", "{\"vm.overcommit_memory\": \"1\"}", "linux.sysctl.vm.overcommit_memory", EINVAL},
@@ -100,10 +125,14 @@ TEST_CASE("bad values are refused with their JSON path") {
       {"/linux/resources", "{\"blockIO\": {\"weight\": 100}}", "linux.resources.blockIO", EOPNOTSUPP},
       {"/linux/resources", "{\"memory\": {\"limit\": \"1g\"}}", "linux.resources.memory.limit", EINVAL},
       {"/linux/rootfsPropagation", "\"sharedish\"", "linux.rootfsPropagation", EINVAL},
-      {"/mounts", "[{\"destination\": \"/\"}]", "mounts[0].destination", EOPNOTSUPP},
+      {"/mounts",
+       "[{\"destination\": \"/x\", \"uidMappings\": [{\"containerID\": 0, \"hostID\": 1, \"size\": 1}]}]",
+       "mounts[0].uidMappings", EINVAL},
       {"/mounts", "[{}]", "mounts[0].destination", EINVAL},
       {"/mounts", "{\"a\": 1}", "mounts", EINVAL},
-      {"/hooks", "{\"prestart\": [{\"path\": \"/x\"}]}", "hooks.prestart", EOPNOTSUPP},
+      {"/hooks", "{\"prestart\": [{\"path\": \"x\"}]}", "hooks.prestart[0].path", EINVAL},
+      {"/hooks", "{\"poststop\": [{\"path\": \"/x\", \"timeout\": 0}]}", "hooks.poststop[0].timeout", ERANGE},
+      {"/hooks", "{\"poststart\": [{}]}", "hooks.poststart[0].path", EINVAL},
   };
   for (const Row& row : rows) {
     CAPTURE(row.pointer);
@@ -182,7 +211,9 @@ TEST_CASE("mount options are sorted into attributes, propagation and data") {
   CHECK(ParseMountOptions({"ro", "rw"}, "m")->set == 0);
   CHECK(ParseMountOptions({"rw", "ro"}, "m")->set == MOUNT_ATTR_RDONLY);
   CHECK(ParseMountOptions({"rw", "ro"}, "m")->clear == 0);
-  CHECK(ParseMountOptions({"tmpcopyup"}, "m").error().err == EOPNOTSUPP);
+  CHECK(ParseMountOptions({"tmpcopyup", "mode=700"}, "m")->copy_up);
+  CHECK(ParseMountOptions({"bind", "ridmap"}, "m")->recursive_id_map);
+  CHECK(ParseMountOptions({"remount", "size=1m"}, "m")->remount);
   CHECK(ParseMountOptions({"bind", "size=1"}, "m").error().err == EINVAL);
 }
 
