@@ -5,11 +5,11 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "engine/cgroup_settings.h"
 #include "engine/spec.h"
 
 namespace gcs::engine {
@@ -38,70 +38,78 @@ struct CgroupStats {
   std::optional<PressureStats> cpu_pressure, memory_pressure, io_pressure;
 };
 
-// The cgroup2 mount.
-class CgroupRoot {
- public:
-  // `mount_point` is usually /sys/fs/cgroup; EINVAL unless it is cgroup2.
-  static base::Result<CgroupRoot> Open(const std::string& mount_point);
-  [[nodiscard]] int fd() const { return fd_.get(); }
-  [[nodiscard]] const std::string& mount_point() const { return mount_point_; }
-  // Controllers that containers are to have, as far as the kernel has them.
-  [[nodiscard]] const std::vector<std::string>& controllers() const { return controllers_; }
-
- private:
-  CgroupRoot(base::Fd fd, std::string mount_point, std::vector<std::string> controllers)
-      : fd_(std::move(fd)), mount_point_(std::move(mount_point)), controllers_(std::move(controllers)) {}
-  base::Fd fd_;
-  std::string mount_point_;
-  std::vector<std::string> controllers_;
+// A mounted hierarchy of cgroup v1; of a hybrid system the cgroup2 mount beside them, too.
+struct CgroupHierarchy {
+  std::string name;  // of its directory, "cpu,cpuacct"
+  std::string mount_point;
+  std::vector<std::string> controllers;  // empty: none; "name=systemd" of a named one
+  bool unified = false;                  // cgroup2
 };
 
-// One container's cgroup (v2). Files are opened relative to the directory's descriptor.
+// One container's cgroup: a directory of cgroup v2, or one in each v1 hierarchy. Files are opened relative to
+// directories' descriptors. Not thread-safe, but for what the engine's caller serializes anyway.
 class Cgroup {
  public:
-  // Makes `path` (below the mount, "/containers/x"), enabling the controllers of each parent on the way.
-  // EEXIST if it is there and not empty of processes. Directories made here are removed by Remove, those that
-  // were there stay.
-  static base::Result<Cgroup> Create(const CgroupRoot& root, const std::string& path);
-  Cgroup(Cgroup&&) = default;
-  Cgroup& operator=(Cgroup&&) = default;
-  ~Cgroup() = default;  // leaves the directory: Remove is explicit
+  virtual ~Cgroup() = default;  // leaves the directories: Remove is explicit
+  Cgroup(const Cgroup&) = delete;
+  Cgroup& operator=(const Cgroup&) = delete;
 
-  [[nodiscard]] int fd() const { return fd_.get(); }
   [[nodiscard]] const std::string& path() const { return path_; }
+  // v2: the directory, for CLONE_INTO_CGROUP. v1: -1; processes go in by Enter.
+  [[nodiscard]] virtual int fd() const = 0;
+  // Descriptor of the directory in hierarchy `index` (of CgroupRoot::hierarchies; v2: any).
+  [[nodiscard]] virtual int DirectoryOf(size_t index) const = 0;
 
-  // Writes limits. EOPNOTSUPP names a controller that isn't available.
-  base::Result<> Apply(const Resources& resources);
-  // Attaches the device filter (config-linux.md, "Allowed Device list") or replaces the one attached before.
-  // Deny is the default, whatever the rules; then come the rules, then the devices that every container may
-  // use.
-  base::Result<> SetDevices(const std::vector<DeviceRule>& rules);
+  // Writes the limits of a new container. EOPNOTSUPP names a controller that isn't available.
+  virtual base::Result<> Apply(const Resources& resources) = 0;
+  // Changes what `resources` has and leaves the rest; what had been changed is written back if it fails.
+  // EBUSY if memory.checkBeforeUpdate refuses a limit below what is in use.
+  virtual base::Result<> Update(const Resources& resources) = 0;
+  // The allowed devices (config-linux.md, "Allowed Device list"); replaces those set before. Deny is the
+  // default, whatever the rules; then come the rules, then the devices that every container may use.
+  virtual base::Result<> SetDevices(const std::vector<DeviceRule>& rules) = 0;
+  virtual base::Result<> Enter(int pid) = 0;
   // Freezes or thaws and waits until it is so. A freeze that can't be finished in time is taken back.
-  base::Result<> Freeze(bool frozen, int64_t deadline_ns);
+  virtual base::Result<> Freeze(bool frozen, int64_t deadline_ns) = 0;
+  [[nodiscard]] virtual bool Frozen() const = 0;
   // SIGKILL to everything inside, frozen or not.
-  base::Result<> Kill();
+  virtual base::Result<> Kill() = 0;
   // Removes it if nothing is in it, without waiting. False: there is something.
-  bool RemoveIfEmpty();
+  virtual bool RemoveIfEmpty() = 0;
   // Waits until no process is left, then removes what Create made.
-  base::Result<> Remove(int64_t deadline_ns);
-  base::Result<CgroupStats> Stats() const;
-  // oom_kill of memory.events; 0 without a memory controller.
-  [[nodiscard]] uint64_t OomKills() const;
+  virtual base::Result<> Remove(int64_t deadline_ns) = 0;
+  [[nodiscard]] virtual base::Result<CgroupStats> Stats() const = 0;
+  // Kills by the OOM killer so far; 0 without a memory controller.
+  [[nodiscard]] virtual uint64_t OomKills() const = 0;
   // Process ids inside, with those of child cgroups.
-  base::Result<std::vector<int>> Pids() const;
+  [[nodiscard]] virtual base::Result<std::vector<int>> Pids() const = 0;
 
- private:
-  Cgroup(base::Fd root, base::Fd fd, std::string path, std::vector<std::string> made)
-      : root_(std::move(root)), fd_(std::move(fd)), path_(std::move(path)), made_(std::move(made)) {}
-  void RemoveParents();
-  base::Fd root_;
-  base::Fd fd_;
-  std::string path_;
-  std::vector<std::string> made_;  // outermost first
-  std::shared_ptr<const base::Fd> device_program_;
+ protected:
+  explicit Cgroup(std::string path) : path_(std::move(path)) {}
+  const std::string path_;
 };
 
-// The value of cpu.weight for the v1 notion of shares (2 to 262144, default 1024 gives 100).
-uint64_t CpuWeight(uint64_t shares);
+// The cgroup file systems of the machine.
+class CgroupRoot {
+ public:
+  virtual ~CgroupRoot() = default;
+  CgroupRoot(const CgroupRoot&) = delete;
+  CgroupRoot& operator=(const CgroupRoot&) = delete;
+  // `mount_point` is usually /sys/fs/cgroup: cgroup2, or a directory with the mounts of v1 hierarchies. With
+  // both, v1 has what it has controllers for and the rest is v2's. EINVAL if there is neither.
+  static base::Result<std::unique_ptr<CgroupRoot>> Open(const std::string& mount_point);
+
+  // Empty: pure v2.
+  [[nodiscard]] const std::vector<CgroupHierarchy>& hierarchies() const { return hierarchies_; }
+  // Makes `path` (below the mount, "/containers/x"). EEXIST if it is there and not empty of processes.
+  // Directories made here are removed by Remove, those that were there stay.
+  virtual base::Result<std::unique_ptr<Cgroup>> Create(const std::string& path) = 0;
+  // One that Create has made earlier, maybe in another process. ENOENT if it is gone.
+  virtual base::Result<std::unique_ptr<Cgroup>> Find(const std::string& path) = 0;
+
+ protected:
+  CgroupRoot() = default;
+  std::vector<CgroupHierarchy> hierarchies_;
+};
 
 }  // namespace gcs::engine

@@ -11,8 +11,6 @@
 #include <ranges>
 #include <string>
 
-#include "engine/cgroup.h"
-
 namespace gcs::engine {
 
 namespace {
@@ -82,7 +80,11 @@ bool AddRule(std::vector<bpf_insn>& program, const DeviceRule& rule) {
   return to_next.empty();
 }
 
-std::vector<DeviceRule> DefaultRules() {
+long Bpf(int command, bpf_attr& attr) { return syscall(SYS_bpf, command, &attr, sizeof attr); }
+
+}  // namespace
+
+std::vector<DeviceRule> DefaultDeviceRules() {
   std::vector<DeviceRule> rules;
   const auto allow = [&](char type, std::optional<uint32_t> major, std::optional<uint32_t> minor, bool use) {
     rules.push_back({.allow = true,
@@ -104,10 +106,6 @@ std::vector<DeviceRule> DefaultRules() {
   return rules;
 }
 
-long Bpf(int command, bpf_attr& attr) { return syscall(SYS_bpf, command, &attr, sizeof attr); }
-
-}  // namespace
-
 std::vector<bpf_insn> DeviceProgram(const std::vector<DeviceRule>& rules) {
   std::vector<bpf_insn> program{
       Load(kType, offsetof(bpf_cgroup_dev_ctx, access_type)),
@@ -117,7 +115,7 @@ std::vector<bpf_insn> DeviceProgram(const std::vector<DeviceRule>& rules) {
       Load(kMajor, offsetof(bpf_cgroup_dev_ctx, major)),
       Load(kMinor, offsetof(bpf_cgroup_dev_ctx, minor)),
   };
-  const std::vector<DeviceRule> defaults = DefaultRules();
+  const std::vector<DeviceRule> defaults = DefaultDeviceRules();
   // From the last rule to the first: the first that matches here decides.
   for (const DeviceRule& rule : std::views::reverse(defaults)) AddRule(program, rule);
   for (const DeviceRule& rule : std::views::reverse(rules)) {
@@ -157,27 +155,48 @@ class LoadedPrograms {
   std::map<std::string, std::shared_ptr<const base::Fd>> programs_;
 };
 
+// The first program that is attached to `dir`; null if none is.
+base::Result<std::shared_ptr<const base::Fd>> Attached(int dir, const std::string& path) {
+  uint32_t ids[8];
+  bpf_attr query{};
+  query.query.target_fd = static_cast<uint32_t>(dir);
+  query.query.attach_type = BPF_CGROUP_DEVICE;
+  query.query.prog_ids = reinterpret_cast<uint64_t>(ids);
+  query.query.prog_cnt = std::size(ids);
+  if (Bpf(BPF_PROG_QUERY, query) != 0) return base::ErrnoError("query device filter", path);
+  if (query.query.prog_cnt == 0) return nullptr;
+  bpf_attr open{};
+  open.prog_id = ids[0];
+  auto fd = std::make_shared<base::Fd>(static_cast<int>(Bpf(BPF_PROG_GET_FD_BY_ID, open)));
+  if (!fd->valid()) return base::ErrnoError("open device filter", path);
+  return fd;
+}
+
 }  // namespace
 
-base::Result<> Cgroup::SetDevices(const std::vector<DeviceRule>& rules) {
+base::Result<> DeviceFilter::Set(int dir, const std::string& path, const std::vector<DeviceRule>& rules) {
   static LoadedPrograms loaded;
   auto program = loaded.Get(DeviceProgram(rules));
   if (!program) {
-    program.error().object = path_;
+    program.error().object = path;
     return std::unexpected(std::move(program.error()));
   }
+  if (unknown_) {
+    GCS_ASSIGN(program_, Attached(dir, path));
+    unknown_ = false;
+  }
   bpf_attr attach{};
-  attach.target_fd = static_cast<uint32_t>(fd_.get());
+  attach.target_fd = static_cast<uint32_t>(dir);
   attach.attach_bpf_fd = static_cast<uint32_t>((*program)->get());
   attach.attach_type = BPF_CGROUP_DEVICE;
   // Several programs on one cgroup are ANDed, so an update must replace the old one, not join it.
   attach.attach_flags = BPF_F_ALLOW_MULTI;
-  if (device_program_ != nullptr) {
+  if (program_ != nullptr) {
     attach.attach_flags |= BPF_F_REPLACE;
-    attach.replace_bpf_fd = static_cast<uint32_t>(device_program_->get());
+    attach.replace_bpf_fd = static_cast<uint32_t>(program_->get());
   }
-  if (Bpf(BPF_PROG_ATTACH, attach) != 0) return base::ErrnoError("attach device filter", path_);
-  device_program_ = std::move(*program);
+  if (Bpf(BPF_PROG_ATTACH, attach) != 0) return base::ErrnoError("attach device filter", path);
+  program_ = std::move(*program);
   return {};
 }
 

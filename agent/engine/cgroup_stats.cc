@@ -1,58 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <charconv>
 #include <cstdio>
-#include <functional>
-#include <map>
 #include <string>
 #include <string_view>
 
 #include "base/paths.h"
-#include "engine/cgroup.h"
+#include "engine/cgroup_open.h"
 
 namespace gcs::engine {
 
 namespace {
 
-using Values = std::map<std::string, uint64_t, std::less<>>;
-
 uint64_t Number(std::string_view text) {
   uint64_t value = 0;
   std::from_chars(text.data(), text.data() + text.size(), value);
   return value;
-}
-
-std::vector<std::string_view> Split(std::string_view text, char separator) {
-  std::vector<std::string_view> parts;
-  while (!text.empty()) {
-    const size_t end = std::min(text.find(separator), text.size());
-    if (end > 0) parts.push_back(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return parts;
-}
-
-// "key value" lines; nothing for a controller that isn't there.
-Values ReadKeyed(int dir, const char* name) {
-  Values values;
-  const auto text = base::ReadFileAt(dir, name);
-  if (!text) return values;
-  for (const std::string_view line : Split(*text, '\n')) {
-    const size_t space = line.find(' ');
-    if (space != std::string_view::npos)
-      values.emplace(line.substr(0, space), Number(line.substr(space + 1)));
-  }
-  return values;
-}
-
-uint64_t Get(const Values& values, std::string_view key) {
-  const auto it = values.find(key);
-  return it == values.end() ? 0 : it->second;
-}
-
-// A single number; "max" and an absent file are 0.
-uint64_t ReadNumber(int dir, const char* name) {
-  const auto text = base::ReadFileAt(dir, name);
-  return text ? Number(*text) : 0;
 }
 
 std::vector<IoStats> ReadIo(int dir) {
@@ -108,14 +70,11 @@ std::optional<PressureStats> ReadPressure(int dir, const char* name) {
 
 }  // namespace
 
-uint64_t Cgroup::OomKills() const { return Get(ReadKeyed(fd_.get(), "memory.events"), "oom_kill"); }
-
-base::Result<CgroupStats> Cgroup::Stats() const {
+base::Result<CgroupStats> StatsV2(int dir) {
   CgroupStats stats;
-  const int dir = fd_.get();
   // A cgroup that is gone has no cpu.stat; every live one has, whatever its controllers.
   GCS_TRY(base::ReadFileAt(dir, "cpu.stat"));
-  const Values cpu = ReadKeyed(dir, "cpu.stat");
+  const KeyedValues cpu = ReadKeyed(dir, "cpu.stat");
   stats.cpu_usage_us = Get(cpu, "usage_usec");
   stats.cpu_user_us = Get(cpu, "user_usec");
   stats.cpu_system_us = Get(cpu, "system_usec");
@@ -126,12 +85,12 @@ base::Result<CgroupStats> Cgroup::Stats() const {
   stats.memory_peak = ReadNumber(dir, "memory.peak");
   stats.memory_limit = ReadNumber(dir, "memory.max");
   stats.memory_swap = ReadNumber(dir, "memory.swap.current");
-  const Values memory = ReadKeyed(dir, "memory.stat");
+  const KeyedValues memory = ReadKeyed(dir, "memory.stat");
   stats.memory_anon = Get(memory, "anon");
   stats.memory_file = Get(memory, "file");
   stats.memory_kernel = Get(memory, "kernel");
   stats.memory_inactive_file = Get(memory, "inactive_file");
-  const Values events = ReadKeyed(dir, "memory.events");
+  const KeyedValues events = ReadKeyed(dir, "memory.events");
   stats.memory_oom = Get(events, "oom");
   stats.memory_oom_kill = Get(events, "oom_kill");
   stats.memory_max_hits = Get(events, "max");

@@ -404,7 +404,9 @@ void RunChild(char* block, const int* fds) noexcept {
   const bool no_new_privileges = (plan->flags & kPlanNoNewPrivileges) != 0;
   umask(0);
 
+  if ((plan->flags & kPlanAwaitCgroup) != 0) child.AwaitDaemon();
   JoinNamespaces(child);
+  if ((plan->flags & kPlanUnshareCgroup) != 0) child.Must(unshare(CLONE_NEWCGROUP), Step::kCgroupNamespace);
   StartSession(child);
   SetNames(child);
   if (exec) BecomeSetupUser(child);

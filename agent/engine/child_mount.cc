@@ -179,6 +179,17 @@ void Remount(const Child& child, const PlanMount& mount) noexcept {
   close(target);
 }
 
+void MakeLink(const Child& child, const PlanMount& mount) noexcept {
+  char leaf[NAME_MAX + 1];
+  const int parent =
+      child.MustResult(base::OpenParentInRoot(child.root, child.Text(mount.target), 0755, leaf),
+                       Step::kOpenMountTarget, mount.index);
+  if (symlinkat(child.Text(mount.link), parent, leaf) != 0 && errno != EEXIST) {
+    child.Fail(Step::kAttachMount, errno, mount.index);
+  }
+  close(parent);
+}
+
 // Before the new file system is attached, so that nobody sees half of it.
 void CopyUp(const Child& child, const PlanMount& mount, int target, int tree) noexcept {
   const int from =
@@ -194,8 +205,8 @@ void AttachMounts(Child& child) noexcept {
   const auto* mounts = child.Items<PlanMount>(child.plan->mounts);
   for (uint32_t i = 0; i < child.plan->mounts.count; ++i) {
     const PlanMount& mount = mounts[i];
-    if (mount.remount != 0) {
-      Remount(child, mount);
+    if (mount.remount != 0 || mount.link != 0) {
+      mount.remount != 0 ? Remount(child, mount) : MakeLink(child, mount);
       continue;
     }
     const bool fresh = mount.fs_type != 0;

@@ -154,11 +154,10 @@ class Launcher {
       }
       switch (report->report) {
         case Report::kSpawned:
-          GCS_TRY(OnSpawned(report->pid, std::move(fd), failed.has_value()));
+          GCS_TRY(OnSpawned(*report, std::move(fd), failed.has_value()));
           break;
         case Report::kTime:
-          GCS_TRY(WriteTimeOffsets());
-          GCS_TRY(Continue(child_.sync_.get(), plan_.program));
+          time_due_ = true;
           break;
         case Report::kConsole:
           child_.console_ = std::move(fd);
@@ -175,6 +174,11 @@ class Launcher {
           if (report->step <= Step::kClone || InStage(report->step)) return std::unexpected(*failed);
           break;
       }
+      if (time_due_ && stage_.valid()) {
+        time_due_ = false;
+        GCS_TRY(WriteTimeOffsets());
+        GCS_TRY(Continue(child_.sync_.get(), plan_.program));
+      }
       if (hooks_due_ && child_.pidfd_.valid()) {
         hooks_due_ = false;
         if (options_.hooks) GCS_TRY(options_.hooks(child_.pid_));
@@ -190,14 +194,24 @@ class Launcher {
     return plan_.staged && (step == Step::kJoin || step == Step::kTimeNamespace);
   }
 
-  Result<> OnSpawned(int pid, Fd pidfd, bool failed) {
-    if (plan_.staged && !stage_.valid()) {
+  [[nodiscard]] bool IsStage(const ReportMessage& report) const { return plan_.staged && report.index == 0; }
+
+  Result<> OnSpawned(const ReportMessage& report, Fd pidfd, bool failed) {
+    const bool stage = IsStage(report);
+    const int pid = report.pid;
+    if (stage) {
       stage_ = std::move(pidfd);
       stage_pid_ = pid;
-      return {};
+    } else {
+      child_.pid_ = pid;
+      child_.pidfd_ = std::move(pidfd);
     }
-    child_.pid_ = pid;
-    child_.pidfd_ = std::move(pidfd);
+    // The first one; the stage's child is where the stage is.
+    if (options_.enter_cgroup && (stage || !plan_.staged)) {
+      GCS_TRY(options_.enter_cgroup(pid));
+      GCS_TRY(Continue(child_.sync_.get(), plan_.program));
+    }
+    if (stage) return {};
     if (!plan_.oom_score_adj) return {};
     auto set = base::WriteFile("/proc/" + std::to_string(pid) + "/oom_score_adj",
                                std::to_string(*plan_.oom_score_adj));
@@ -230,7 +244,7 @@ class Launcher {
       if (!report || !*report) break;
       if ((*report)->report == Report::kFailed && (*report)->step <= Step::kClone && !stage_.valid()) break;
       if ((*report)->report != Report::kSpawned) continue;
-      if (plan_.staged && !stage_.valid()) {
+      if (IsStage(**report)) {
         stage_ = std::move(fd);
       } else {
         child_.pidfd_ = std::move(fd);
@@ -253,7 +267,8 @@ class Launcher {
   ChildProcess child_;
   Fd stage_;
   int stage_pid_ = 0;
-  bool hooks_due_ = false;
+  // What a process waits for that is told before the pid of that process.
+  bool time_due_ = false, hooks_due_ = false;
 };
 
 Result<ChildProcess> ChildProcess::Launch(Zygote& zygote, CompiledPlan plan, std::vector<Fd> sources,

@@ -24,7 +24,9 @@ class ChildProcess {
  public:
   struct LaunchOptions {
     ChildStdio stdio;
-    int cgroup_fd = -1;
+    int cgroup_fd = -1;  // cgroup v2
+    // cgroup v1: puts the process into its cgroup.
+    std::function<base::Result<>(int pid)> enter_cgroup;
     // The runtime's hooks, once the root file system is built; `pid` as the daemon sees it.
     std::function<base::Result<>(int pid)> hooks;
     int64_t deadline_ns = 0;

@@ -181,7 +181,11 @@ void CompileProcess(const Process& process, const CompileOptions& options, Compi
   CompileLabels(process, plan);
   header.sync_fd = kFdSync;
   if (!process.terminal) header.stdio_fds = {kFdStdin, kFdStdin + 1, kFdStdin + 2};
-  header.cgroup_fd = kFdCgroup;
+  if (options.hierarchies.empty()) {
+    header.cgroup_fd = kFdCgroup;
+  } else {
+    header.flags |= kPlanAwaitCgroup;
+  }
 }
 
 void CompileSeccompFilters(const CompileOptions& options, const std::shared_ptr<const SeccompFilter>& seccomp,
@@ -197,9 +201,69 @@ void CompileSeccompFilters(const CompileOptions& options, const std::shared_ptr<
   builder.header().seccomp = builder.Array(filters);
 }
 
+// cgroup v1: a tmpfs with one mount for each hierarchy, and links for those with several controllers, as
+// hosts have it. Without a cgroup namespace the mounts are the container's own directories.
+void CompileCgroupV1(const Spec& spec, const CompileOptions& options, const PlanMount& step, uint64_t set,
+                     const std::string& object, CompiledPlan& plan, std::vector<PlanMount>& mounts) {
+  PlanBuilder& builder = plan.builder;
+  const bool own_namespace = spec.FindNamespace(CLONE_NEWCGROUP) != nullptr;
+  const std::string& at = spec.mounts[step.index].destination;
+  const auto strings = [&](const std::vector<std::pair<std::string, std::string>>& pairs) {
+    std::vector<PlanOption> items;
+    for (const auto& [key, value] : pairs)
+      items.push_back({builder.String(key), value.empty() ? 0 : builder.String(value)});
+    return builder.Array(items);
+  };
+  PlanMount base = step;
+  base.fs_type = builder.String("tmpfs");
+  base.attributes = static_cast<uint32_t>(set & ~uint64_t{MOUNT_ATTR_RDONLY});
+  base.options = strings({{"mode", "755"}});
+  mounts.push_back(base);
+  for (size_t i = 0; i < options.hierarchies.size(); ++i) {
+    const CgroupHierarchy& hierarchy = options.hierarchies[i];
+    PlanMount mount = step;
+    mount.target = builder.String(at + "/" + hierarchy.name);
+    if (own_namespace) {
+      mount.fs_type = builder.String(hierarchy.unified ? "cgroup2" : "cgroup");
+      mount.attributes = static_cast<uint32_t>(set);
+      std::vector<std::pair<std::string, std::string>> pairs;
+      for (const std::string& controller : hierarchy.controllers) {
+        const size_t equals = controller.find('=');
+        if (hierarchy.unified) break;
+        if (equals == std::string::npos) {
+          pairs.emplace_back(controller, "");
+        } else {
+          pairs.emplace_back("none", "");
+          pairs.emplace_back(controller.substr(0, equals), controller.substr(equals + 1));
+        }
+      }
+      mount.options = strings(pairs);
+    } else {
+      mount.fd = AddSource(plan, {.kind = PlanSource::Kind::kCgroup,
+                                  .hierarchy = i,
+                                  .set = set | MOUNT_ATTR_RDONLY,
+                                  .object = object});
+    }
+    mounts.push_back(mount);
+    for (const std::string& controller : hierarchy.controllers) {
+      if (hierarchy.unified || controller == hierarchy.name || controller.find('=') != std::string::npos)
+        continue;
+      PlanMount link = step;
+      link.target = builder.String(at + "/" + controller);
+      link.link = builder.String(hierarchy.name);
+      mounts.push_back(link);
+    }
+  }
+  if ((set & MOUNT_ATTR_RDONLY) == 0) return;
+  PlanMount sealed = step;
+  sealed.remount = 1;
+  sealed.attributes = MOUNT_ATTR_RDONLY;
+  mounts.push_back(sealed);
+}
+
 // One mount of the configuration. `dev_is_bind` tells whether somebody else's /dev is put there.
-Result<> CompileMount(const Spec& spec, size_t index, CompiledPlan& plan, std::vector<PlanMount>& mounts,
-                      bool& dev_is_bind) {
+Result<> CompileMount(const Spec& spec, const CompileOptions& compile, size_t index, CompiledPlan& plan,
+                      std::vector<PlanMount>& mounts, bool& dev_is_bind) {
   const Mount& mount = spec.mounts[index];
   const std::string object = "mounts[" + std::to_string(index) + "] (" + mount.destination + ")";
   plan.mounts.push_back(object);
@@ -219,7 +283,9 @@ Result<> CompileMount(const Spec& spec, size_t index, CompiledPlan& plan, std::v
                  .options = {},
                  .copy_up = 0,
                  .remount = 0,
-                 .clear = 0};
+                 .clear = 0,
+                 .link = 0,
+                 .reserved = 0};
   const auto add_options = [&](bool with_source) {
     std::vector<PlanOption> pairs;
     for (const auto& [key, value] : options.data) {
@@ -237,6 +303,10 @@ Result<> CompileMount(const Spec& spec, size_t index, CompiledPlan& plan, std::v
   const bool own_cgroup_ns = spec.FindNamespace(CLONE_NEWCGROUP) != nullptr;
   const bool cgroup = mount.type == "cgroup" || mount.type == "cgroup2";
   const bool mapped = options.id_mapped || !mount.uid_mappings.empty();
+  if (cgroup && !bind && !options.remount && !compile.hierarchies.empty()) {
+    CompileCgroupV1(spec, compile, step, options.set, object, plan, mounts);
+    return {};
+  }
   if (options.remount) {
     step.remount = 1;
     step.attributes = static_cast<uint32_t>(options.set);
@@ -356,7 +426,7 @@ ArrayRef CompilePaths(const std::vector<std::string>& paths, std::vector<std::st
   return builder.Array(refs);
 }
 
-void CompileNamespaces(const Spec& spec, CompiledPlan& plan) {
+void CompileNamespaces(const Spec& spec, const CompileOptions& options, CompiledPlan& plan) {
   PlanHeader& header = plan.builder.header();
   std::vector<PlanJoin> joins;
   std::optional<PlanJoin> user;  // last: whoever enters one can't join what it doesn't own any more
@@ -391,6 +461,11 @@ void CompileNamespaces(const Spec& spec, CompiledPlan& plan) {
   if (user) joins.push_back(*user);
   header.joins = plan.builder.Array(joins);
   if (plan.staged) header.flags |= kPlanStaged;
+  // Its root is the cgroup that the process is in when it makes it.
+  if (!options.hierarchies.empty() && !plan.staged && (header.clone_flags & CLONE_NEWCGROUP) != 0) {
+    header.clone_flags &= ~uint64_t{CLONE_NEWCGROUP};
+    header.flags |= kPlanUnshareCgroup;
+  }
   if ((header.clone_flags & CLONE_NEWNET) != 0) header.flags |= kPlanLoopbackUp;
 }
 
@@ -455,7 +530,7 @@ Result<CompiledPlan> CompileCreate(const Spec& spec, const CompileOptions& optio
   PlanHeader& header = builder.header();
   header.root_fd = AddSource(
       plan, {.path = spec.root_path, .recursive = true, .object = "root.path (" + spec.root_path + ")"});
-  CompileNamespaces(spec, plan);
+  CompileNamespaces(spec, options, plan);
   CompileVisible(spec, plan);
   CompileAllHooks(spec, options, plan);
   if (!spec.hostname.empty()) header.hostname = builder.String(spec.hostname);
@@ -464,7 +539,8 @@ Result<CompiledPlan> CompileCreate(const Spec& spec, const CompileOptions& optio
   header.root_propagation = spec.rootfs_propagation;
   std::vector<PlanMount> mounts;
   bool dev_is_bind = false;
-  for (size_t i = 0; i < spec.mounts.size(); ++i) GCS_TRY(CompileMount(spec, i, plan, mounts, dev_is_bind));
+  for (size_t i = 0; i < spec.mounts.size(); ++i)
+    GCS_TRY(CompileMount(spec, options, i, plan, mounts, dev_is_bind));
   header.mounts = builder.Array(mounts);
   GCS_TRY(CompileDevices(spec, dev_is_bind, plan));
   header.masked_paths = CompilePaths(spec.masked_paths, plan.masked_paths, builder);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "engine/cgroup.h"
 #include "engine/plan.h"
 #include "engine/seccomp.h"
 #include "engine/spec.h"
@@ -21,9 +22,10 @@ inline constexpr std::string_view kOciVersion = "1.3.0";  // what this engine fo
 
 struct CompileOptions {
   std::string container_id;
-  std::string bundle;               // of the state object that hooks get
-  bool new_keyring = true;          // a session keyring of its own
-  bool vsock_guard = true;          // see VsockGuard
+  std::string bundle;                        // of the state object that hooks get
+  bool new_keyring = true;                   // a session keyring of its own
+  std::vector<CgroupHierarchy> hierarchies;  // cgroup v1; empty: v2
+  bool vsock_guard = true;                   // see VsockGuard
   uint64_t available_caps = ~0ULL;  // what the daemon itself may grant; more is dropped with a warning
   uint32_t last_cap = 40;           // /proc/sys/kernel/cap_last_cap
 };
@@ -48,6 +50,7 @@ struct PlanSource {
   };
   Kind kind = Kind::kTree;
   std::string path;
+  size_t hierarchy = 0;  // kCgroup: of CompileOptions::hierarchies
   bool recursive = false;
   uint64_t set = 0, clear = 0, recursive_set = 0, recursive_clear = 0;  // MOUNT_ATTR_*
   uint64_t propagation = 0;                                             // MS_* for the whole tree; 0: private

@@ -74,11 +74,11 @@ bool ValidId(std::string_view id) {
          std::ranges::all_of(id, [&](char c) { return allowed(c) || c == '.'; });
 }
 
-Engine::Engine(Options options, std::unique_ptr<Zygote> zygote, CgroupRoot cgroups)
+Engine::Engine(Options options, std::unique_ptr<Zygote> zygote, std::unique_ptr<CgroupRoot> cgroups)
     : options_(std::move(options)), zygote_(std::move(zygote)), cgroups_(std::move(cgroups)) {}
 
 Result<std::unique_ptr<Engine>> Engine::Create(Options options, std::unique_ptr<Zygote> zygote) {
-  GCS_ASSIGN(CgroupRoot cgroups, CgroupRoot::Open(options.cgroup_mount));
+  GCS_ASSIGN(std::unique_ptr<CgroupRoot> cgroups, CgroupRoot::Open(options.cgroup_mount));
   std::unique_ptr<Engine> engine(new Engine(std::move(options), std::move(zygote), std::move(cgroups)));
   GCS_ASSIGN(engine->proc_, DetachedProc());
   engine->available_caps_ = OwnCapabilities();
@@ -127,7 +127,7 @@ Result<Fd> Engine::UserNamespace(const std::vector<IdMapping>& uids, const std::
 
 Result<std::vector<Fd>> Engine::OpenSources(const CompiledPlan& plan, const Cgroup& cgroup, int target_pidfd,
                                             int64_t deadline_ns) {
-  const SourceContext context{.cgroup_fd = cgroup.fd(),
+  const SourceContext context{.cgroup = &cgroup,
                               .proc_fd = proc_.get(),
                               .target_pidfd = target_pidfd,
                               .user_namespace = [&](const auto& uids, const auto& gids, bool shared) {
@@ -155,16 +155,17 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
                          .vsock_guard = options_.vsock_guard && !create.allow_vsock,
                          .available_caps = available_caps_,
                          .last_cap = last_cap_};
+  options.hierarchies = cgroups_->hierarchies();
   GCS_ASSIGN(CompiledPlan plan, CompileCreate(spec, options, seccomp));
   if (!plan.oom_score_adj) plan.oom_score_adj = options_.oom_score_adj;
   GCS_ASSIGN(const std::string cgroup_path, CgroupPath(id, spec.cgroups_path));
   watch.Lap("plan");
 
-  GCS_ASSIGN(Cgroup cgroup, Cgroup::Create(cgroups_, cgroup_path));
+  GCS_ASSIGN(std::unique_ptr<Cgroup> cgroup, cgroups_->Create(cgroup_path));
   const auto undo = [&](base::Error error) -> std::unexpected<base::Error> {
-    if (auto killed = cgroup.Kill(); killed) {
+    if (auto killed = cgroup->Kill(); killed) {
       // The first error is what the caller needs; a cgroup that can't be removed stays visible in the tree.
-      [[maybe_unused]] const auto removed = cgroup.Remove(MonotonicNs() + kTearDownNs);
+      [[maybe_unused]] const auto removed = cgroup->Remove(MonotonicNs() + kTearDownNs);
     }
     return std::unexpected(std::move(error));
   };
@@ -172,11 +173,11 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
   const bool late_pids = plan.staged && spec.resources.pids_limit.has_value();
   Resources resources = spec.resources;
   if (late_pids) resources.pids_limit.reset();
-  if (auto applied = cgroup.Apply(resources); !applied) return undo(applied.error());
-  if (auto filtered = cgroup.SetDevices(spec.resources.devices); !filtered) return undo(filtered.error());
+  if (auto applied = cgroup->Apply(resources); !applied) return undo(applied.error());
+  if (auto filtered = cgroup->SetDevices(spec.resources.devices); !filtered) return undo(filtered.error());
   watch.Lap("cgroup");
 
-  auto sources = OpenSources(plan, cgroup, -1, create.deadline_ns);
+  auto sources = OpenSources(plan, *cgroup, -1, create.deadline_ns);
   if (!sources) return undo(sources.error());
   watch.Lap("sources");
   const auto hooks = [&](int pid) -> Result<> {
@@ -186,14 +187,19 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
     return RunHooks(spec.hooks.create_runtime, state, create.bundle, "createRuntime hook",
                     create.deadline_ns);
   };
-  auto child = ChildProcess::Launch(
-      *zygote_, std::move(plan), std::move(*sources),
-      {.stdio = create.stdio, .cgroup_fd = cgroup.fd(), .hooks = hooks, .deadline_ns = create.deadline_ns});
+  const auto enter = [&](int pid) { return cgroup->Enter(pid); };
+  auto child =
+      ChildProcess::Launch(*zygote_, std::move(plan), std::move(*sources),
+                           {.stdio = create.stdio,
+                            .cgroup_fd = cgroup->fd(),
+                            .enter_cgroup = cgroup->fd() < 0 ? enter : std::function<Result<>(int)>(),
+                            .hooks = hooks,
+                            .deadline_ns = create.deadline_ns});
   if (!child) return undo(child.error());
   if (late_pids) {
     Resources pids;
     pids.pids_limit = spec.resources.pids_limit;
-    if (auto applied = cgroup.Apply(pids); !applied) {
+    if (auto applied = cgroup->Apply(pids); !applied) {
       child->Kill();
       return undo(applied.error());
     }
@@ -227,20 +233,25 @@ Result<ChildProcess> Engine::Exec(const EngineContainer& container, const Proces
   if (target < 0) return MakeError(ESRCH, "exec", container.id, "no first process");
   GCS_ASSIGN(CompiledPlan plan, CompileExec(process, container.spec, container.options, container.seccomp));
   if (!plan.oom_score_adj) plan.oom_score_adj = options_.oom_score_adj;
-  GCS_ASSIGN(std::vector<Fd> sources, OpenSources(plan, container.cgroup, target, deadline_ns));
+  GCS_ASSIGN(std::vector<Fd> sources, OpenSources(plan, *container.cgroup, target, deadline_ns));
   watch.Lap("plan");
+  const auto enter = [&](int pid) { return container.cgroup->Enter(pid); };
   auto child = ChildProcess::Launch(
       *zygote_, std::move(plan), std::move(sources),
-      {.stdio = stdio, .cgroup_fd = container.cgroup.fd(), .hooks = {}, .deadline_ns = deadline_ns});
+      {.stdio = stdio,
+       .cgroup_fd = container.cgroup->fd(),
+       .enter_cgroup = container.cgroup->fd() < 0 ? enter : std::function<Result<>(int)>(),
+       .hooks = {},
+       .deadline_ns = deadline_ns});
   watch.Lap("launch");
   return child;
 }
 
 Result<> Engine::Destroy(EngineContainer& container, int64_t deadline_ns) {
   // Most containers leave nothing behind their first process.
-  if (!container.cgroup.RemoveIfEmpty()) {
-    GCS_TRY(container.cgroup.Kill());
-    GCS_TRY(container.cgroup.Remove(deadline_ns));
+  if (!container.cgroup->RemoveIfEmpty()) {
+    GCS_TRY(container.cgroup->Kill());
+    GCS_TRY(container.cgroup->Remove(deadline_ns));
   }
   const auto& hooks = container.spec.hooks.poststop;
   if (hooks.empty()) return {};

@@ -30,7 +30,7 @@ struct Timing {
 struct EngineContainer {
   std::string id;
   Spec spec;
-  Cgroup cgroup;
+  std::unique_ptr<Cgroup> cgroup;
   ChildProcess init;
   std::shared_ptr<const SeccompFilter> seccomp;
   CompileOptions options;
@@ -75,7 +75,7 @@ class Engine {
   base::Result<> Destroy(EngineContainer& container, int64_t deadline_ns);
 
  private:
-  Engine(Options options, std::unique_ptr<Zygote> zygote, CgroupRoot cgroups);
+  Engine(Options options, std::unique_ptr<Zygote> zygote, std::unique_ptr<CgroupRoot> cgroups);
   base::Result<std::vector<base::Fd>> OpenSources(const CompiledPlan& plan, const Cgroup& cgroup,
                                                   int target_pidfd, int64_t deadline_ns);
   base::Result<base::Fd> UserNamespace(const std::vector<IdMapping>& uids, const std::vector<IdMapping>& gids,
@@ -84,7 +84,7 @@ class Engine {
 
   const Options options_;
   const std::unique_ptr<Zygote> zygote_;
-  const CgroupRoot cgroups_;
+  const std::unique_ptr<CgroupRoot> cgroups_;
   SeccompCache seccomp_;
   base::Fd proc_;  // detached
   uint64_t available_caps_ = 0;

@@ -23,6 +23,8 @@ std::string_view StepName(Step step) {
       return "make time namespace";
     case Step::kUserNamespace:
       return "enter user namespace";
+    case Step::kCgroupNamespace:
+      return "make cgroup namespace";
     case Step::kSession:
       return "setsid";
     case Step::kHostname:
@@ -196,7 +198,9 @@ const char* CheckPlan(const char* block, size_t size, int fd_count) noexcept {
     check.Text(mounts[i].target);
     check.Text(mounts[i].fs_type);
     check.Descriptor(mounts[i].fd);
-    if (mounts[i].fs_type == 0 && mounts[i].fd < 0 && mounts[i].remount == 0) check.ok = false;
+    if (mounts[i].fs_type == 0 && mounts[i].fd < 0 && mounts[i].remount == 0 && mounts[i].link == 0)
+      check.ok = false;
+    check.Text(mounts[i].link);
     const auto* options = check.Items<PlanOption>(mounts[i].options);
     for (uint32_t j = 0; check.ok && j < mounts[i].options.count; ++j) {
       check.Text(options[j].key);

@@ -50,7 +50,10 @@ enum PlanFlag : uint32_t {
   kPlanIoPriority = 1u << 11,
   kPlanMemoryPolicy = 1u << 12,
   kPlanRuntimeHooks = 1u << 13,  // the daemon runs hooks before the pivot
-  kPlanHolder = 1u << 14,        // staged: makes a user namespace, reports ready, and ends when told to
+  kPlanAwaitCgroup =
+      1u << 15,  // v1: the first process cloned waits until the daemon has put it in its cgroup
+  kPlanUnshareCgroup = 1u << 16,  // v1: makes its cgroup namespace then
+  kPlanHolder = 1u << 14,         // staged: makes a user namespace, reports ready, and ends when told to
 };
 
 struct PlanMount {
@@ -65,6 +68,8 @@ struct PlanMount {
   uint32_t copy_up;       // tmpfs: begins with a copy of the directory that it covers
   uint32_t remount;       // changes the mount that is at `target`: attributes, `clear`, `options`
   uint64_t clear;         // MOUNT_ATTR_*
+  StringRef link;         // a symbolic link with this content instead of a mount
+  uint32_t reserved;
 };
 
 struct PlanOption {
@@ -170,7 +175,7 @@ struct PlanHeader {
 
 // What a child reports over its sync socket (SOCK_SEQPACKET), and what the daemon answers.
 enum class Report : uint32_t {
-  kSpawned = 1,  // zygote: pid, with the pidfd
+  kSpawned = 1,  // pid, with the pidfd; index 0: what the zygote has cloned, 1: the stage's child
   kConsole = 2,  // with the pty master
   kReady = 3,    // everything but the program is there; waits for the daemon's byte
   kFailed = 4,   // step, err, index; the child exits
@@ -187,6 +192,7 @@ enum class Step : uint32_t {
   kJoin,
   kTimeNamespace,
   kUserNamespace,
+  kCgroupNamespace,
   kSession,
   kHostname,
   kDomainname,

@@ -106,12 +106,13 @@ Result<> SetIdMap(int tree, const PlanSource& source, const SourceContext& conte
   return {};
 }
 
-Result<Fd> OpenTree(const PlanSource& source, int cgroup_fd) {
+Result<Fd> OpenTree(const PlanSource& source, const Cgroup* own) {
   unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
   if (source.recursive) flags |= AT_RECURSIVE;
   const bool cgroup = source.kind == PlanSource::Kind::kCgroup;
-  Fd tree(static_cast<int>(cgroup ? syscall(SYS_open_tree, cgroup_fd, "", flags | AT_EMPTY_PATH)
-                                  : syscall(SYS_open_tree, AT_FDCWD, source.path.c_str(), flags)));
+  Fd tree(static_cast<int>(
+      cgroup ? syscall(SYS_open_tree, own->DirectoryOf(source.hierarchy), "", flags | AT_EMPTY_PATH)
+             : syscall(SYS_open_tree, AT_FDCWD, source.path.c_str(), flags)));
   if (!tree)
     return ErrnoError("open mount source", source.object, cgroup ? "the container's cgroup" : source.path);
   return tree;
@@ -135,7 +136,7 @@ Result<Fd> OpenSource(const PlanSource& source, const SourceContext& context) {
     case PlanSource::Kind::kCgroup:
       break;
   }
-  GCS_ASSIGN(Fd tree, OpenTree(source, context.cgroup_fd));
+  GCS_ASSIGN(Fd tree, OpenTree(source, context.cgroup));
   // Private unless asked otherwise, and first: attributes of the copy must not travel to the original's
   // peers.
   GCS_TRY(SetAttributes(tree.get(), 0, 0, source.propagation != 0 ? source.propagation : uint64_t{MS_PRIVATE},

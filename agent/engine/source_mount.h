@@ -6,14 +6,15 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "engine/cgroup.h"
 #include "engine/compile.h"
 
 namespace gcs::engine {
 
 // What sources are made from; the descriptors stay the caller's.
 struct SourceContext {
-  int cgroup_fd = -1;  // directory of the container's cgroup
-  int proc_fd = -1;    // detached procfs
+  const Cgroup* cgroup = nullptr;
+  int proc_fd = -1;  // detached procfs
   int target_pidfd = -1;
   // A user namespace with these mappings. `shared`: one that others with the same mappings may have as well.
   std::function<base::Result<base::Fd>(const std::vector<IdMapping>& uids, const std::vector<IdMapping>& gids,

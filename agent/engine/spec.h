@@ -128,17 +128,42 @@ struct TimeOffset {
   uint32_t nanoseconds = 0;
 };
 
-// Limits of cgroup v2; a value of none leaves the kernel's default.
+struct BlockDevice {
+  uint32_t major = 0, minor = 0;
+};
+
+// What linux.resources asks for; a value of none leaves the kernel's default. Units are the specification's,
+// cgroup_settings.h has the files that they go to.
 struct Resources {
   std::optional<int64_t> memory_limit;        // bytes, -1: max
   std::optional<int64_t> memory_reservation;  // bytes
   std::optional<int64_t> memory_swap;         // memory + swap in bytes, -1: max
+  std::optional<int64_t> memory_kernel, memory_kernel_tcp;
+  std::optional<uint64_t> memory_swappiness;
+  bool memory_disable_oom_killer = false;
+  bool memory_check_before_update = false;  // refuse a limit below what is in use
   std::optional<uint64_t> cpu_shares;
   std::optional<int64_t> cpu_quota;    // us per period, negative: max
   std::optional<uint64_t> cpu_period;  // us
   std::optional<uint64_t> cpu_burst;   // us
-  std::string cpus, mems;              // lists
-  std::optional<int64_t> pids_limit;   // -1: max
+  std::optional<int64_t> cpu_idle;
+  std::optional<int64_t> cpu_realtime_runtime;
+  std::optional<uint64_t> cpu_realtime_period;
+  std::string cpus, mems;             // lists
+  std::optional<int64_t> pids_limit;  // -1: max
+  struct BlockIo {
+    std::optional<uint64_t> weight;
+    std::vector<std::pair<BlockDevice, uint64_t>> weight_devices;
+    std::vector<std::pair<BlockDevice, uint64_t>> read_bps, write_bps, read_iops, write_iops;
+  } block_io;
+  std::vector<std::pair<std::string, uint64_t>> hugepage_limits;  // page size ("2MB"), bytes
+  std::optional<uint64_t> network_class_id;
+  std::vector<std::pair<std::string, uint64_t>> network_priorities;  // interface, priority
+  struct RdmaLimit {
+    std::string device;
+    std::optional<uint64_t> hca_handles, hca_objects;
+  };
+  std::vector<RdmaLimit> rdma;
   std::vector<std::pair<std::string, std::string>> unified;
   std::vector<DeviceRule> devices;
 };

@@ -19,6 +19,8 @@ void RunStage(char* block, const int* fds) noexcept {
     stage.AwaitDaemon();
     _exit(0);
   }
+  if ((plan->flags & kPlanAwaitCgroup) != 0) stage.AwaitDaemon();
+  plan->flags &= ~kPlanAwaitCgroup;
   JoinNamespaces(stage);
   plan->joins.count = 0;  // done, for the child as well
   if ((plan->flags & kPlanNewTime) != 0) {
@@ -32,7 +34,7 @@ void RunStage(char* block, const int* fds) noexcept {
   args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
   const int pid = stage.Must(syscall(SYS_clone3, &args, sizeof args), Step::kClone);
   if (pid == 0) RunChild(block, fds);
-  SendReport(stage.sync, {.report = Report::kSpawned, .step = Step::kClone, .err = 0, .index = 0, .pid = pid},
+  SendReport(stage.sync, {.report = Report::kSpawned, .step = Step::kClone, .err = 0, .index = 1, .pid = pid},
              pidfd, 0);
   _exit(0);
 }

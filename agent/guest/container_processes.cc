@@ -81,7 +81,7 @@ ContainerInfo Describe(const Container& container) {
   if (init == nullptr) return info;
   info.args = container.engine->spec.process->args;
   info.root_path = container.engine->spec.root_path;
-  info.cgroup_path = container.engine->cgroup.path();
+  info.cgroup_path = container.engine->cgroup->path();
   const std::lock_guard lock(init->mutex);
   info.started_at_ns = init->started_at_ns;
   info.exit = init->exit;
@@ -169,13 +169,13 @@ Result<> Containers::SignalAll(const std::string& container_id, int signal) {
   GCS_ASSIGN(const std::shared_ptr<Process> init, FindProcess(container_id, ""));
   GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
   if (init->Exit()) return MakeError(ESRCH, "send signal", container_id, "the container has ended");
-  if (signal == SIGKILL) return container->engine->cgroup.Kill();
-  GCS_ASSIGN(const std::vector<int> pids, container->engine->cgroup.Pids());
+  if (signal == SIGKILL) return container->engine->cgroup->Kill();
+  GCS_ASSIGN(const std::vector<int> pids, container->engine->cgroup->Pids());
   for (const int pid : pids) {
     const base::Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
     if (!pidfd.valid()) continue;
     // Still a process of the container now that the pidfd holds it: not somebody else's with a reused number.
-    GCS_ASSIGN(const std::vector<int> again, container->engine->cgroup.Pids());
+    GCS_ASSIGN(const std::vector<int> again, container->engine->cgroup->Pids());
     if (std::ranges::find(again, pid) == again.end()) continue;
     if (syscall(SYS_pidfd_send_signal, pidfd.get(), signal, nullptr, 0) != 0 && errno != ESRCH) {
       return base::ErrnoError("pidfd_send_signal", container_id, std::to_string(pid));
@@ -233,7 +233,7 @@ Result<std::vector<ContainerStats>> Containers::Stats(const std::vector<std::str
   std::vector<ContainerStats> all;
   for (const auto& container : wanted) {
     if (container->Status() == ContainerStatus::kCreating) continue;
-    auto stats = container->engine->cgroup.Stats();
+    auto stats = container->engine->cgroup->Stats();
     if (stats) {
       all.push_back({container->id, std::move(*stats)});
     } else if (!container_ids.empty()) {
@@ -272,7 +272,7 @@ Result<std::vector<ProcessInfo>> Containers::ListProcesses(const std::string& co
     seen.push_back(info.pid);
     infos.push_back(std::move(info));
   }
-  GCS_ASSIGN(const std::vector<int> pids, container->engine->cgroup.Pids());
+  GCS_ASSIGN(const std::vector<int> pids, container->engine->cgroup->Pids());
   for (const int pid : pids) {
     if (std::ranges::find(seen, pid) != seen.end()) continue;
     if (auto info = ReadProcess(pid)) infos.push_back(std::move(*info));

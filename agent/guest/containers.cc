@@ -75,7 +75,7 @@ Containers::~Containers() {
   // The loop has stopped, so the exits are collected here.
   for (auto& [id, container] : containers_) {
     if (container->engine == nullptr) continue;
-    if (auto killed = container->engine->cgroup.Kill(); !killed)
+    if (auto killed = container->engine->cgroup->Kill(); !killed)
       base::LogError("kill container", killed.error());
     std::vector<std::shared_ptr<Process>> all{container->init};
     for (const auto& [name, process] : container->processes) all.push_back(process);
@@ -186,7 +186,7 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
   answer.timings.insert(answer.timings.end(), made->timings.begin(), made->timings.end());
 
   const auto destroy = [&](base::Error error) -> std::unexpected<base::Error> {
-    if (auto killed = made->cgroup.Kill(); !killed) base::LogError("kill container", killed.error());
+    if (auto killed = made->cgroup->Kill(); !killed) base::LogError("kill container", killed.error());
     Reap(made->init.pidfd(), 0);
     if (auto gone = backends_.engine->Destroy(*made, base::MonotonicNs() + kTearDownNs); !gone) {
       base::LogError("remove container", gone.error());
@@ -230,7 +230,7 @@ void Containers::OnExit(const std::shared_ptr<Container>& container,
   backends_.loop->Remove(process->child.pidfd());
   // Without a pid namespace of its own the end of the first process does not end the others.
   if (process->id.empty() && !container->engine->spec.MakesNamespace(CLONE_NEWPID)) {
-    if (auto killed = container->engine->cgroup.Kill(); !killed)
+    if (auto killed = container->engine->cgroup->Kill(); !killed)
       base::LogError("kill container", killed.error());
   }
   process->io->ProcessExited([this, container, process, exit = *exit] { Finish(container, process, exit); });
@@ -240,7 +240,7 @@ void Containers::OnExit(const std::shared_ptr<Container>& container,
 void Containers::Finish(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process,
                         const ExitStatus& reaped) {
   ExitStatus exit = reaped;
-  const uint64_t kills = container->engine->cgroup.OomKills();
+  const uint64_t kills = container->engine->cgroup->OomKills();
   {
     const std::lock_guard lock(container->mutex);
     exit.oom_killed = kills > 0;
@@ -276,7 +276,7 @@ Result<std::vector<Timing>> Containers::Start(const std::string& container_id, i
   if (auto started = backends_.engine->Start(*container->engine, container->init->child, deadline_ns);
       !started) {
     // Whatever became of the program, it does not run on unnoticed.
-    if (auto killed = container->engine->cgroup.Kill(); !killed)
+    if (auto killed = container->engine->cgroup->Kill(); !killed)
       base::LogError("kill container", killed.error());
     return std::unexpected(started.error());
   }
@@ -299,7 +299,7 @@ Result<std::vector<Timing>> Containers::Delete(const std::string& container_id, 
   if (status != ContainerStatus::kStopped && !force)
     return std::unexpected(WrongState("delete container", *container));
   const int64_t begin = base::MonotonicNs();
-  GCS_TRY(container->engine->cgroup.Kill());
+  GCS_TRY(container->engine->cgroup->Kill());
   {
     std::unique_lock lock(container->init->mutex);
     const auto left = std::chrono::nanoseconds(std::max<int64_t>(deadline_ns - base::MonotonicNs(), 0));
@@ -374,7 +374,7 @@ Result<> Containers::Pause(const std::string& container_id, int64_t deadline_ns)
   const std::lock_guard life(container->life);
   if (container->Status() != ContainerStatus::kRunning)
     return std::unexpected(WrongState("pause container", *container));
-  GCS_TRY(container->engine->cgroup.Freeze(true, deadline_ns));
+  GCS_TRY(container->engine->cgroup->Freeze(true, deadline_ns));
   {
     const std::lock_guard lock(container->mutex);
     if (container->status == ContainerStatus::kRunning) container->status = ContainerStatus::kPaused;
@@ -388,7 +388,7 @@ Result<> Containers::Resume(const std::string& container_id, int64_t deadline_ns
   const std::lock_guard life(container->life);
   if (container->Status() != ContainerStatus::kPaused)
     return std::unexpected(WrongState("resume container", *container));
-  GCS_TRY(container->engine->cgroup.Freeze(false, deadline_ns));
+  GCS_TRY(container->engine->cgroup->Freeze(false, deadline_ns));
   {
     const std::lock_guard lock(container->mutex);
     if (container->status == ContainerStatus::kPaused) container->status = ContainerStatus::kRunning;
@@ -405,8 +405,8 @@ Result<> Containers::Update(const std::string& container_id, const std::string& 
   if (status == ContainerStatus::kCreating || status == ContainerStatus::kStopped) {
     return std::unexpected(WrongState("update container", *container));
   }
-  GCS_TRY(container->engine->cgroup.Apply(resources));
-  if (!resources.devices.empty()) GCS_TRY(container->engine->cgroup.SetDevices(resources.devices));
+  GCS_TRY(container->engine->cgroup->Update(resources));
+  if (!resources.devices.empty()) GCS_TRY(container->engine->cgroup->SetDevices(resources.devices));
   backends_.journal->Append(container_id, "", ContainerUpdated{});
   return {};
 }

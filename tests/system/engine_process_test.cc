@@ -2,7 +2,6 @@
 // Attributes of the process: scheduling, memory policy, personality, labels; and mounts beyond the defaults.
 #include <linux/ioprio.h>
 
-#include "support/skip.h"
 #include "system/engine_support.h"
 
 namespace gcs::test {

@@ -23,11 +23,15 @@
 
 namespace gcs::test {
 
+// Which cgroups a program's engine sees; each program that is made of these tests has one of its own.
+enum class CgroupView { kV2, kV1, kHybrid };
+extern const CgroupView kCgroupView;
+
 inline int64_t In(int64_t seconds) { return base::MonotonicNs() + seconds * base::kNsPerSec; }
 
-// The engine on this machine: a private mount namespace in which /sys/fs/cgroup is cgroup2 alone, a cgroup of
-// the test's own as parent, and a root file system with busybox. One for all cases, since the zygote wants a
-// process with one thread.
+// The engine on this machine: a private mount namespace in which /sys/fs/cgroup is what kCgroupView says, a
+// cgroup of the test's own as parent, and a root file system with busybox. One for all cases, since the
+// zygote wants a process with one thread.
 class EngineMachine {
  public:
   static EngineMachine& Get() {
@@ -61,9 +65,7 @@ class EngineMachine {
   EngineMachine() {
     REQUIRE(unshare(CLONE_NEWNS) == 0);
     REQUIRE(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
-    while (umount2("/sys/fs/cgroup", MNT_DETACH) == 0) {
-    }
-    REQUIRE(mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, nullptr) == 0);
+    MountCgroups();
     parent_ = "/gcs-test-" + std::to_string(getpid());
     auto zygote = engine::Zygote::Start();
     REQUIRE_MESSAGE(zygote, zygote.error().ToString());
@@ -73,6 +75,27 @@ class EngineMachine {
     REQUIRE_MESSAGE(engine, engine.error().ToString());
     engine_ = std::move(*engine);
     CHECK(MakeRoot("root") == root());
+  }
+
+  static void MountCgroups() {
+    while (umount2("/sys/fs/cgroup", MNT_DETACH) == 0) {
+    }
+    if (kCgroupView == CgroupView::kV2) {
+      REQUIRE(mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, nullptr) == 0);
+      return;
+    }
+    REQUIRE(mount("tmpfs", "/sys/fs/cgroup", "tmpfs", 0, nullptr) == 0);
+    const auto attach = [](const std::string& name, const char* type, const char* options) {
+      const std::string path = "/sys/fs/cgroup/" + name;
+      REQUIRE(mkdir(path.c_str(), 0755) == 0);
+      return mount(type, path.c_str(), type, 0, options) == 0;
+    };
+    // As this machine has them mounted elsewhere, or together with another one.
+    for (const char* name : {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"}) {
+      if (attach(name, "cgroup", name)) continue;
+      REQUIRE(rmdir(("/sys/fs/cgroup/" + std::string(name)).c_str()) == 0);
+    }
+    if (kCgroupView == CgroupView::kHybrid) REQUIRE(attach("unified", "cgroup2", nullptr));
   }
 
   TempDir dir_;

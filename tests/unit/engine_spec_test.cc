@@ -6,8 +6,8 @@
 #include <string>
 
 #include "base/json.h"
-#include "engine/cgroup.h"
 #include "engine/cgroup_bpf.h"
+#include "engine/cgroup_open.h"
 #include "engine/engine.h"
 #include "engine/mount_options.h"
 #include "engine/spec.h"
@@ -122,7 +122,15 @@ TEST_CASE("bad values are refused with their JSON path") {
       {"/linux/resources", "{\"devices\": [{\"allow\": true, \"access\": \"rx\"}]}",
        "linux.resources.devices[0].access", EINVAL},
       {"/linux/resources", "{\"unified\": {\"../x\": \"1\"}}", "linux.resources.unified.../x", EINVAL},
-      {"/linux/resources", "{\"blockIO\": {\"weight\": 100}}", "linux.resources.blockIO", EOPNOTSUPP},
+      {"/linux/resources", "{\"blockIO\": {\"weight\": 5}}", "linux.resources.blockIO.weight", ERANGE},
+      {"/linux/resources", "{\"blockIO\": {\"leafWeight\": 100}}", "linux.resources.blockIO.leafWeight",
+       EOPNOTSUPP},
+      {"/linux/resources", "{\"blockIO\": {\"throttleReadBpsDevice\": [{\"major\": 8}]}}",
+       "linux.resources.blockIO.throttleReadBpsDevice[0].major", EINVAL},
+      {"/linux/resources", "{\"hugepageLimits\": [{\"pageSize\": \"../2MB\", \"limit\": 1}]}",
+       "linux.resources.hugepageLimits[0].pageSize", EINVAL},
+      {"/linux/resources", "{\"network\": {\"priorities\": [{\"name\": \"a b\", \"priority\": 1}]}}",
+       "linux.resources.network.priorities[0].name", EINVAL},
       {"/linux/resources", "{\"memory\": {\"limit\": \"1g\"}}", "linux.resources.memory.limit", EINVAL},
       {"/linux/rootfsPropagation", "\"sharedish\"", "linux.rootfsPropagation", EINVAL},
       {"/mounts",
@@ -224,6 +232,88 @@ TEST_CASE("cpu.weight follows the curve through both ends and the default") {
   CHECK(CpuWeight(1024) == 100);
   CHECK(CpuWeight(262144) == 10000);
   CHECK(CpuWeight(1'000'000) == 10000);
+}
+
+// "file=value" of each setting's first choice.
+std::vector<std::string> Texts(const base::Result<std::vector<CgroupSetting>>& settings) {
+  REQUIRE_MESSAGE(settings, settings.error().ToString());
+  std::vector<std::string> texts;
+  for (const CgroupSetting& setting : *settings) {
+    texts.push_back(setting.choices[0].file + "=" + setting.choices[0].value);
+  }
+  return texts;
+}
+
+TEST_CASE("resources become the files and values of each cgroup version") {
+  const auto resources = ParseResources(R"({
+    "memory": {"limit": 1000, "reservation": 500, "swap": 3000, "swappiness": 10},
+    "cpu": {"shares": 1024, "quota": 5, "period": 10, "burst": 3, "idle": 1, "cpus": "0-1", "mems": "0"},
+    "pids": {"limit": 0},
+    "blockIO": {"weight": 500, "throttleReadBpsDevice": [{"major": 8, "minor": 1, "rate": 7}],
+                "throttleWriteIOPSDevice": [{"major": 8, "minor": 1, "rate": 0}]},
+    "hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}],
+    "rdma": {"mlx": {"hcaHandles": 3, "hcaObjects": 4}},
+    "unified": {"memory.high": "9"}})");
+  REQUIRE_MESSAGE(resources, resources.error().ToString());
+  CHECK(Texts(SettingsV2(*resources)) ==
+        std::vector<std::string>{"memory.max=1000", "memory.low=500", "memory.swap.max=2000",
+                                 "cpu.weight=100", "cpu.max=5 10", "cpu.max.burst=3", "cpu.idle=1",
+                                 "cpuset.cpus=0-1", "cpuset.mems=0", "pids.max=0",
+                                 "io.bfq.weight=default 500", "io.max=8:1 rbps=7", "io.max=8:1 wiops=max",
+                                 "hugetlb.2MB.max=4194304", "hugetlb.2MB.rsvd.max=4194304",
+                                 "rdma.max=mlx hca_handle=3 hca_object=4", "memory.high=9"});
+  CHECK(SettingsV2(*resources)->at(10).choices[1].value == "default 4950");
+  CHECK(SettingsV1(*resources).error().object == "linux.resources.unified");
+  Resources v1 = *resources;
+  v1.unified.clear();
+  v1.network_class_id = 5;
+  v1.network_priorities = {{"eth0", 2}};
+  CHECK(Texts(SettingsV1(v1)) == std::vector<std::string>{"memory.limit_in_bytes=1000",
+                                                          "memory.soft_limit_in_bytes=500",
+                                                          "memory.memsw.limit_in_bytes=3000",
+                                                          "memory.swappiness=10",
+                                                          "cpu.shares=1024",
+                                                          "cpu.cfs_period_us=10",
+                                                          "cpu.cfs_quota_us=5",
+                                                          "cpu.cfs_burst_us=3",
+                                                          "cpu.idle=1",
+                                                          "cpuset.cpus=0-1",
+                                                          "cpuset.mems=0",
+                                                          "pids.max=0",
+                                                          "blkio.weight=500",
+                                                          "blkio.throttle.read_bps_device=8:1 7",
+                                                          "blkio.throttle.write_iops_device=8:1 0",
+                                                          "hugetlb.2MB.limit_in_bytes=4194304",
+                                                          "hugetlb.2MB.rsvd.limit_in_bytes=4194304",
+                                                          "net_cls.classid=5",
+                                                          "net_prio.ifpriomap=eth0 2",
+                                                          "rdma.max=mlx hca_handle=3 hca_object=4"});
+  CHECK(SettingsV2(v1).error().object == "linux.resources.network");
+  Resources bad;
+  bad.memory_swap = 5;
+  CHECK(SettingsV2(bad).error().object == "linux.resources.memory.swap");
+  bad = {};
+  bad.cpu_realtime_runtime = 5;
+  CHECK(SettingsV2(bad).error().err == EOPNOTSUPP);
+}
+
+TEST_CASE("hierarchies are found in mountinfo, the last mount at a place counts") {
+  const std::string text =
+      "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
+      "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+      "40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n"
+      "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n"
+      "42 31 0:39 / /sys/fs/cgroup/a\\040b rw - cgroup cgroup rw,pids\n"
+      "43 31 0:40 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+      "44 31 0:41 / /elsewhere/pids rw - cgroup cgroup rw,pids\n"
+      "45 - cgroup\n\nnonsense - -\n";
+  const auto found = ParseHierarchies(text, "/sys/fs/cgroup");
+  REQUIRE(found.size() == 4);
+  CHECK(found[0].name == "cpu,cpuacct");
+  CHECK(found[0].controllers == std::vector<std::string>{"cpu", "cpuacct"});
+  CHECK(found[1].controllers == std::vector<std::string>{"name=systemd"});
+  CHECK(found[2].name == "a b");
+  CHECK(found[3].unified);
 }
 
 // Runs a device program as the kernel would: enough of BPF for what DeviceProgram emits.

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/cgroup_files.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <iterator>
+#include <sstream>
+
+#include "base/fd.h"
+#include "base/paths.h"
+
+namespace gcs::engine {
+
+using base::Fd;
+using base::Result;
+
+std::set<std::string> Words(const std::string& text) {
+  std::istringstream in(text);
+  return {std::istream_iterator<std::string>(in), {}};
+}
+
+std::vector<std::string_view> Split(std::string_view text, char separator) {
+  std::vector<std::string_view> parts;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(separator), text.size());
+    if (end > 0) parts.push_back(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return parts;
+}
+
+namespace {
+
+uint64_t Number(std::string_view text) {
+  uint64_t value = 0;
+  std::from_chars(text.data(), text.data() + text.size(), value);
+  return value;
+}
+
+struct OldValue {
+  int dir;
+  std::string file;
+  std::string text;
+};
+
+// Writes the first choice whose file is there. The errno; ENOENT: none is.
+int WriteChoice(const CgroupWrite& write, bool restore, std::vector<OldValue>& old, std::string& file) {
+  for (const auto& choice : write.setting.choices) {
+    file = choice.file;
+    std::string before;
+    if (restore || choice.value.starts_with("-")) {
+      auto text = base::ReadFileAt(write.dir, choice.file);
+      if (!text && text.error().err == ENOENT) continue;
+      before = text.value_or("");
+    }
+    std::string value = choice.value;
+    if (choice.file == "cpu.max" && value.starts_with("-")) {
+      value = before.substr(0, before.find(' ')) + value.substr(1);
+    }
+    const auto written = base::WriteFileAt(write.dir, choice.file, value);
+    if (written) {
+      if (restore) old.push_back({write.dir, choice.file, std::move(before)});
+      return 0;
+    }
+    if (written.error().err != ENOENT) return written.error().err;
+  }
+  return ENOENT;
+}
+
+// Best effort: the error that led here is the one to tell. Files with one line per device take them one by
+// one.
+void WriteBack(const std::vector<OldValue>& old) {
+  for (auto it = old.rbegin(); it != old.rend(); ++it) {
+    for (const std::string_view line : Split(it->text, '\n')) {
+      [[maybe_unused]] const auto written = base::WriteFileAt(it->dir, it->file, line);
+    }
+  }
+}
+
+}  // namespace
+
+KeyedValues ReadKeyed(int dir, const char* name) {
+  KeyedValues values;
+  const auto text = base::ReadFileAt(dir, name);
+  if (!text) return values;
+  for (const std::string_view line : Split(*text, '\n')) {
+    const size_t space = line.find(' ');
+    if (space != std::string_view::npos)
+      values.emplace(line.substr(0, space), Number(line.substr(space + 1)));
+  }
+  return values;
+}
+
+uint64_t Get(const KeyedValues& values, std::string_view key) {
+  const auto it = values.find(key);
+  return it == values.end() ? 0 : it->second;
+}
+
+uint64_t ReadNumber(int dir, const char* name) {
+  const auto text = base::ReadFileAt(dir, name);
+  return text ? Number(*text) : 0;
+}
+
+Result<> WriteSettings(std::vector<CgroupWrite> writes, bool restore) {
+  std::vector<OldValue> old;
+  while (!writes.empty()) {
+    std::vector<CgroupWrite> refused;
+    std::optional<base::Error> error;
+    for (CgroupWrite& write : writes) {
+      std::string file;
+      const int err = WriteChoice(write, restore, old, file);
+      if (err == 0 || (err == ENOENT && write.setting.optional)) continue;
+      const std::string object = write.where + "/" + file;
+      if (!error) {
+        error = err == ENOENT
+                    ? base::Error{"set limit", EOPNOTSUPP, object, "the controller is not available"}
+                    : base::Error{"set limit", err, object, {}};
+      }
+      if (err != EINVAL && err != EBUSY) {
+        WriteBack(old);
+        return std::unexpected(*error);
+      }
+      refused.push_back(std::move(write));
+    }
+    if (error && refused.size() == writes.size()) {
+      WriteBack(old);
+      return std::unexpected(*error);
+    }
+    writes = std::move(refused);
+  }
+  return {};
+}
+
+void CollectPids(int dir, int depth, std::vector<int>& pids) {
+  if (const auto procs = base::ReadFileAt(dir, "cgroup.procs", 16 << 20)) {
+    std::istringstream in(*procs);
+    int pid = 0;
+    while (in >> pid) pids.push_back(pid);
+  }
+  if (depth == 0) return;
+  const int copy = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* entries = copy < 0 ? nullptr : fdopendir(copy);
+  if (entries == nullptr) {
+    if (copy >= 0) close(copy);
+    return;
+  }
+  while (const dirent* entry = readdir(entries)) {
+    if (entry->d_type != DT_DIR || entry->d_name[0] == '.') continue;
+    const Fd child(openat(dir, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (child.valid()) CollectPids(child.get(), depth - 1, pids);
+  }
+  closedir(entries);
+}
+
+int RemoveTree(int dir, const char* name, int depth) {
+  if (unlinkat(dir, name, AT_REMOVEDIR) == 0 || errno == ENOENT) return 0;
+  if (errno != EBUSY || depth == 0) return errno;
+  const Fd self(openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!self.valid()) return errno;
+  const int copy = openat(self.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* entries = copy < 0 ? nullptr : fdopendir(copy);
+  if (entries == nullptr) {
+    if (copy >= 0) close(copy);
+    return EBUSY;
+  }
+  while (const dirent* entry = readdir(entries)) {
+    if (entry->d_type == DT_DIR && entry->d_name[0] != '.') RemoveTree(self.get(), entry->d_name, depth - 1);
+  }
+  closedir(entries);
+  return unlinkat(dir, name, AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : errno;
+}
+
+}  // namespace gcs::engine

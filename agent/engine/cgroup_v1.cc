@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/paths.h"
+#include "engine/cgroup_open.h"
+
+namespace gcs::engine {
+
+using base::ErrnoError;
+using base::Fd;
+using base::MakeError;
+using base::Result;
+
+namespace {
+
+// The container's directory in one hierarchy.
+struct Directory {
+  const CgroupHierarchy* hierarchy;
+  Fd root;  // the mount
+  Fd fd;
+  std::vector<std::string> made;  // below the mount, outermost first
+};
+
+bool Has(const CgroupHierarchy& hierarchy, std::string_view controller) {
+  return std::ranges::find(hierarchy.controllers, controller) != hierarchy.controllers.end();
+}
+
+// Waits in growing steps: v1 tells of no change.
+class Pause {
+ public:
+  explicit Pause(int64_t deadline_ns) : deadline_ns_(deadline_ns) {}
+  // False: the deadline has passed.
+  bool Next() {
+    const int64_t left = deadline_ns_ - base::MonotonicNs();
+    if (left <= 0) return false;
+    std::this_thread::sleep_for(std::chrono::nanoseconds(std::min(step_ns_, left)));
+    step_ns_ = std::min<int64_t>(step_ns_ * 2, 20 * base::kNsPerMs);
+    return true;
+  }
+
+ private:
+  const int64_t deadline_ns_;
+  int64_t step_ns_ = 100'000;
+};
+
+std::string RuleText(const DeviceRule& rule, char type) {
+  const auto number = [](const std::optional<uint32_t>& value) {
+    return value ? std::to_string(*value) : "*";
+  };
+  std::string text{type};
+  text += " " + number(rule.major) + ":" + number(rule.minor) + " ";
+  if (rule.read) text += 'r';
+  if (rule.write) text += 'w';
+  if (rule.mknod) text += 'm';
+  return text;
+}
+
+// A new cpuset lets nobody in until it has processors and memory nodes: those of its parent.
+Result<> InheritCpuset(int parent, int fd) {
+  for (const char* file : {"cpuset.cpus", "cpuset.mems"}) {
+    GCS_ASSIGN(const std::string own, base::ReadFileAt(fd, file));
+    if (own.find_first_not_of(" \n") != std::string::npos) continue;
+    GCS_ASSIGN(const std::string value, base::ReadFileAt(parent, file));
+    GCS_TRY(base::WriteFileAt(fd, file, value));
+  }
+  return {};
+}
+
+class CgroupV1 final : public Cgroup {
+ public:
+  CgroupV1(std::string path, std::vector<Directory> directories)
+      : Cgroup(std::move(path)), directories_(std::move(directories)) {}
+  void Adopt() { devices_.Adopt(); }
+
+  [[nodiscard]] int fd() const override { return -1; }
+  [[nodiscard]] int DirectoryOf(size_t index) const override { return directories_[index].fd.get(); }
+  Result<> Apply(const Resources& resources) override { return Write(resources, false); }
+  Result<> Update(const Resources& resources) override {
+    if (resources.memory_check_before_update && resources.memory_limit.value_or(0) > 0) {
+      const Directory* memory = Find("memory");
+      const uint64_t used = memory == nullptr ? 0 : ReadNumber(memory->fd.get(), "memory.usage_in_bytes");
+      if (used > static_cast<uint64_t>(*resources.memory_limit)) {
+        return MakeError(EBUSY, "set limit", path_ + "/memory.limit_in_bytes",
+                         std::to_string(used) + " bytes are in use");
+      }
+    }
+    return Write(resources, true);
+  }
+  Result<> SetDevices(const std::vector<DeviceRule>& rules) override;
+  Result<> Enter(int pid) override {
+    for (const Directory& directory : directories_) {
+      auto entered = base::WriteFileAt(directory.fd.get(), "cgroup.procs", std::to_string(pid));
+      if (entered) continue;
+      entered.error().object = Where(directory) + "/cgroup.procs";
+      return entered;
+    }
+    return {};
+  }
+  Result<> Freeze(bool frozen, int64_t deadline_ns) override;
+  [[nodiscard]] bool Frozen() const override {
+    const Directory* freezer = Find("freezer");
+    return freezer != nullptr && State(*freezer) == "FROZEN";
+  }
+  Result<> Kill() override;
+  bool RemoveIfEmpty() override {
+    for (Directory& directory : directories_) {
+      if (directory.made.empty()) continue;
+      if (unlinkat(directory.root.get(), directory.made.back().c_str(), AT_REMOVEDIR) != 0 &&
+          errno != ENOENT) {
+        return false;
+      }
+    }
+    RemoveParents();
+    return true;
+  }
+  Result<> Remove(int64_t deadline_ns) override;
+  [[nodiscard]] Result<CgroupStats> Stats() const override;
+  [[nodiscard]] uint64_t OomKills() const override {
+    const Directory* memory = Find("memory");
+    return memory == nullptr ? 0 : Get(ReadKeyed(memory->fd.get(), "memory.oom_control"), "oom_kill");
+  }
+  [[nodiscard]] Result<std::vector<int>> Pids() const override {
+    std::vector<int> pids;
+    CollectPids(directories_[0].fd.get(), kMaxCgroupDepth, pids);
+    return pids;
+  }
+
+ private:
+  [[nodiscard]] const Directory* Find(std::string_view controller) const {
+    const auto it = std::ranges::find_if(directories_, [&](const Directory& d) {
+      return !d.hierarchy->unified && Has(*d.hierarchy, controller);
+    });
+    return it == directories_.end() ? nullptr : &*it;
+  }
+  [[nodiscard]] const Directory* Unified() const {
+    const auto it =
+        std::ranges::find_if(directories_, [](const Directory& d) { return d.hierarchy->unified; });
+    return it == directories_.end() ? nullptr : &*it;
+  }
+  [[nodiscard]] std::string Where(const Directory& directory) const {
+    return directory.hierarchy->name + path_;
+  }
+  static std::string State(const Directory& freezer) {
+    std::string state = base::ReadFileAt(freezer.fd.get(), "freezer.state").value_or("");
+    while (!state.empty() && state.back() == '\n') state.pop_back();
+    return state;
+  }
+  Result<> Write(const Resources& resources, bool restore);
+  void RemoveParents() {
+    for (Directory& directory : directories_) {
+      if (directory.made.empty()) continue;
+      // Those that others share by now stay.
+      for (directory.made.pop_back(); !directory.made.empty(); directory.made.pop_back()) {
+        unlinkat(directory.root.get(), directory.made.back().c_str(), AT_REMOVEDIR);
+      }
+    }
+  }
+
+  std::vector<Directory> directories_;
+  DeviceFilter devices_;  // without a devices hierarchy
+};
+
+Result<> CgroupV1::Write(const Resources& resources, bool restore) {
+  const Directory* unified = Unified();
+  Resources v1 = resources;
+  Resources v2 = resources;
+  if (unified != nullptr) v1.unified.clear();
+  v2.cpu_realtime_period.reset();
+  v2.cpu_realtime_runtime.reset();
+  v2.network_class_id.reset();
+  v2.network_priorities.clear();
+  std::vector<CgroupWrite> writes;
+  GCS_ASSIGN(std::vector<CgroupSetting> settings, SettingsV1(v1));
+  for (CgroupSetting& setting : settings) {
+    const Directory* directory = Find(setting.controller);
+    const std::string_view controller =
+        setting.controller == "blkio" ? "io" : std::string_view(setting.controller);
+    if (directory != nullptr) {
+      writes.push_back({directory->fd.get(), Where(*directory), std::move(setting)});
+    } else if (!setting.optional && (unified == nullptr || !Has(*unified->hierarchy, controller))) {
+      return MakeError(EOPNOTSUPP, "set limit", setting.choices[0].file, "the controller is not available");
+    }
+  }
+  if (unified != nullptr) {
+    GCS_ASSIGN(std::vector<CgroupSetting> rest, SettingsV2(v2));
+    for (CgroupSetting& setting : rest) {
+      const std::string& file = setting.choices[0].file;
+      const bool named =
+          std::ranges::any_of(v2.unified, [&](const auto& entry) { return entry.first == file; });
+      if (!named && !Has(*unified->hierarchy, setting.controller)) continue;
+      writes.push_back({unified->fd.get(), Where(*unified), std::move(setting)});
+    }
+  }
+  return WriteSettings(std::move(writes), restore);
+}
+
+Result<> CgroupV1::SetDevices(const std::vector<DeviceRule>& rules) {
+  const Directory* devices = Find("devices");
+  if (devices == nullptr) {
+    if (const Directory* unified = Unified()) return devices_.Set(unified->fd.get(), path_, rules);
+    return MakeError(EOPNOTSUPP, "set device filter", path_, "no devices controller");
+  }
+  const auto write = [&](bool allow, const std::string& text) {
+    auto written = base::WriteFileAt(devices->fd.get(), allow ? "devices.allow" : "devices.deny", text);
+    if (!written) written.error().object = Where(*devices) + ": " + text;
+    return written;
+  };
+  GCS_TRY(write(false, "a"));
+  const auto apply = [&](const std::vector<DeviceRule>& list) -> Result<> {
+    for (const DeviceRule& rule : list) {
+      const bool all =
+          rule.type == 'a' && !rule.major && !rule.minor && rule.read && rule.write && rule.mknod;
+      if (all) {
+        GCS_TRY(write(rule.allow, "a"));
+        continue;
+      }
+      for (const char type : rule.type == 'a' ? std::string_view("bc") : std::string_view(&rule.type, 1)) {
+        GCS_TRY(write(rule.allow, RuleText(rule, type)));
+      }
+    }
+    return {};
+  };
+  GCS_TRY(apply(rules));
+  return apply(DefaultDeviceRules());
+}
+
+Result<> CgroupV1::Freeze(bool frozen, int64_t deadline_ns) {
+  const Directory* freezer = Find("freezer");
+  if (freezer == nullptr) return MakeError(EOPNOTSUPP, "freeze", path_, "no freezer controller");
+  const char* wanted = frozen ? "FROZEN" : "THAWED";
+  Pause pause(deadline_ns);
+  for (;;) {
+    // Once more each time: a process that forked meanwhile may have got away.
+    GCS_TRY(base::WriteFileAt(freezer->fd.get(), "freezer.state", wanted));
+    if (State(*freezer) == wanted) return {};
+    if (pause.Next()) continue;
+    if (frozen) GCS_TRY(base::WriteFileAt(freezer->fd.get(), "freezer.state", "THAWED"));
+    return MakeError(ETIMEDOUT, "freeze", path_, std::string("is not ") + wanted);
+  }
+}
+
+Result<> CgroupV1::Kill() {
+  constexpr int64_t kFreezeNs = base::kNsPerSec;
+  const bool freezer = Find("freezer") != nullptr;
+  if (const Directory* unified = Unified()) {
+    GCS_TRY(base::WriteFileAt(unified->fd.get(), "cgroup.kill", "1"));
+    // Unlike cgroup2's, this freezer holds even who is killed.
+    return freezer ? Freeze(false, base::MonotonicNs() + kFreezeNs) : Result<>();
+  }
+  // Frozen processes keep their numbers and fork no others. One that can't be frozen now is met again by
+  // Remove.
+  if (freezer) [[maybe_unused]]
+    const auto frozen = Freeze(true, base::MonotonicNs() + kFreezeNs);
+  GCS_ASSIGN(const std::vector<int> pids, Pids());
+  for (const int pid : pids) kill(pid, SIGKILL);
+  return freezer ? Freeze(false, base::MonotonicNs() + kFreezeNs) : Result<>();
+}
+
+Result<> CgroupV1::Remove(int64_t deadline_ns) {
+  Pause pause(deadline_ns);
+  for (;;) {
+    int err = 0;
+    for (Directory& directory : directories_) {
+      if (directory.made.empty()) continue;
+      const int rc = RemoveTree(directory.root.get(), directory.made.back().c_str(), kMaxCgroupDepth);
+      if (rc != 0 && err == 0) err = rc;
+    }
+    if (err == 0) break;
+    if (err != EBUSY) return MakeError(err, "remove cgroup", path_);
+    if (!pause.Next()) return MakeError(ETIMEDOUT, "remove cgroup", path_, "processes are left in it");
+    // Whoever was forked while the others were killed.
+    if (Unified() == nullptr) GCS_TRY(Kill());
+  }
+  RemoveParents();
+  return {};
+}
+
+std::vector<IoStats> ReadIo(int dir) {
+  std::vector<IoStats> all;
+  const auto read = [&](const char* file, uint64_t IoStats::* reads, uint64_t IoStats::* writes) {
+    const auto text = base::ReadFileAt(dir, file);
+    if (!text) return;
+    for (const std::string_view line : Split(*text, '\n')) {
+      const auto words = Split(line, ' ');  // "8:0 Read 4096"
+      if (words.size() != 3) continue;
+      const auto number = [](std::string_view word) {
+        uint64_t value = 0;
+        std::from_chars(word.data(), word.data() + word.size(), value);
+        return value;
+      };
+      const auto device = Split(words[0], ':');
+      if (device.size() != 2) continue;
+      const auto major = static_cast<uint32_t>(number(device[0]));
+      const auto minor = static_cast<uint32_t>(number(device[1]));
+      auto found = std::ranges::find_if(
+          all, [&](const IoStats& io) { return io.major == major && io.minor == minor; });
+      if (found == all.end()) found = all.insert(all.end(), IoStats{.major = major, .minor = minor});
+      if (words[1] == "Read") (*found).*reads = number(words[2]);
+      if (words[1] == "Write") (*found).*writes = number(words[2]);
+    }
+  };
+  read("blkio.throttle.io_service_bytes_recursive", &IoStats::read_bytes, &IoStats::write_bytes);
+  read("blkio.throttle.io_serviced_recursive", &IoStats::read_ops, &IoStats::write_ops);
+  return all;
+}
+
+Result<CgroupStats> CgroupV1::Stats() const {
+  constexpr uint64_t kNsPerUs = 1000;
+  constexpr uint64_t kUnlimited = uint64_t{1} << 62;  // about what the kernel shows for no limit
+  GCS_TRY(base::ReadFileAt(directories_[0].fd.get(), "cgroup.procs", 16 << 20));
+  CgroupStats stats;
+  if (const Directory* cpu = Find("cpuacct")) {
+    const int dir = cpu->fd.get();
+    stats.cpu_usage_us = ReadNumber(dir, "cpuacct.usage") / kNsPerUs;
+    stats.cpu_user_us = ReadNumber(dir, "cpuacct.usage_user") / kNsPerUs;
+    stats.cpu_system_us = ReadNumber(dir, "cpuacct.usage_sys") / kNsPerUs;
+  }
+  if (const Directory* cpu = Find("cpu")) {
+    const KeyedValues values = ReadKeyed(cpu->fd.get(), "cpu.stat");
+    stats.cpu_periods = Get(values, "nr_periods");
+    stats.cpu_throttled_periods = Get(values, "nr_throttled");
+    stats.cpu_throttled_us = Get(values, "throttled_time") / kNsPerUs;
+  }
+  if (const Directory* memory = Find("memory")) {
+    const int dir = memory->fd.get();
+    stats.memory_usage = ReadNumber(dir, "memory.usage_in_bytes");
+    stats.memory_peak = ReadNumber(dir, "memory.max_usage_in_bytes");
+    stats.memory_limit = ReadNumber(dir, "memory.limit_in_bytes");
+    if (stats.memory_limit >= kUnlimited) stats.memory_limit = 0;
+    const uint64_t with_swap = ReadNumber(dir, "memory.memsw.usage_in_bytes");
+    stats.memory_swap = with_swap > stats.memory_usage ? with_swap - stats.memory_usage : 0;
+    stats.memory_kernel = ReadNumber(dir, "memory.kmem.usage_in_bytes");
+    const KeyedValues values = ReadKeyed(dir, "memory.stat");
+    stats.memory_anon = Get(values, "total_rss");
+    stats.memory_file = Get(values, "total_cache");
+    stats.memory_inactive_file = Get(values, "total_inactive_file");
+    stats.memory_oom_kill = OomKills();
+    stats.memory_max_hits = ReadNumber(dir, "memory.failcnt");
+  }
+  if (const Directory* pids = Find("pids")) {
+    stats.pids_current = ReadNumber(pids->fd.get(), "pids.current");
+    stats.pids_limit = ReadNumber(pids->fd.get(), "pids.max");
+  }
+  if (const Directory* block = Find("blkio")) stats.io = ReadIo(block->fd.get());
+  return stats;
+}
+
+// Makes `clean` in one hierarchy. What has been made is in `made`, also on failure.
+Result<Fd> MakeDirectory(const CgroupHierarchy& hierarchy, int root, const std::string& clean,
+                         std::vector<std::string>& made) {
+  Fd parent(fcntl(root, F_DUPFD_CLOEXEC, 3));
+  if (!parent) return ErrnoError("dup", hierarchy.name);
+  const bool cpuset = !hierarchy.unified && Has(hierarchy, "cpuset");
+  for (size_t at = 1; at < clean.size();) {
+    const size_t end = std::min(clean.find('/', at), clean.size());
+    const std::string prefix = clean.substr(1, end - 1);
+    const std::string name = clean.substr(at, end - at);
+    if (hierarchy.unified) {
+      // What the parent can't give, its other processes keep it from giving: then it is not to be had here.
+      for (const std::string& controller : hierarchy.controllers) {
+        [[maybe_unused]] const auto enabled =
+            base::WriteFileAt(parent.get(), "cgroup.subtree_control", "+" + controller);
+      }
+    }
+    const bool fresh = mkdirat(parent.get(), name.c_str(), 0755) == 0;
+    if (fresh) {
+      made.push_back(prefix);
+    } else if (errno != EEXIST) {
+      return ErrnoError("make cgroup", hierarchy.name + "/" + prefix);
+    }
+    GCS_ASSIGN(Fd next, base::OpenFileAt(parent.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+    if (cpuset) GCS_TRY(InheritCpuset(parent.get(), next.get()));
+    if (end == clean.size() && !fresh) {
+      GCS_ASSIGN(const std::string inside, base::ReadFileAt(next.get(), "cgroup.procs", 16 << 20));
+      if (!inside.empty()) {
+        return MakeError(EEXIST, "make cgroup", hierarchy.name + clean, "exists and is in use");
+      }
+    }
+    parent = std::move(next);
+    at = end + 1;
+  }
+  return parent;
+}
+
+class RootV1 final : public CgroupRoot {
+ public:
+  RootV1(std::vector<CgroupHierarchy> hierarchies, std::vector<Fd> mounts) : mounts_(std::move(mounts)) {
+    hierarchies_ = std::move(hierarchies);
+  }
+
+  Result<std::unique_ptr<Cgroup>> Create(const std::string& path) override {
+    const std::string clean = CleanPath(path);
+    if (clean == "/") return MakeError(EINVAL, "make cgroup", path, "is the root");
+    return Open(clean, [&](const CgroupHierarchy& hierarchy, int root, std::vector<std::string>& made) {
+      return MakeDirectory(hierarchy, root, clean, made);
+    });
+  }
+  Result<std::unique_ptr<Cgroup>> Find(const std::string& path) override {
+    const std::string clean = CleanPath(path);
+    if (clean == "/") return MakeError(EINVAL, "find cgroup", path, "is the root");
+    return Open(clean, [&](const CgroupHierarchy&, int root, std::vector<std::string>& made) {
+      auto found = base::OpenFileAt(root, clean.substr(1), O_RDONLY | O_DIRECTORY);
+      if (found) made = {clean.substr(1)};
+      return found;
+    });
+  }
+
+ private:
+  template <typename OpenOne>
+  Result<std::unique_ptr<Cgroup>> Open(const std::string& clean, OpenOne open_one) {
+    std::vector<Directory> directories;
+    for (size_t i = 0; i < hierarchies_.size(); ++i) {
+      Directory directory{.hierarchy = &hierarchies_[i],
+                          .root = Fd(fcntl(mounts_[i].get(), F_DUPFD_CLOEXEC, 3)),
+                          .fd = {},
+                          .made = {}};
+      if (!directory.root) return ErrnoError("dup", hierarchies_[i].name);
+      auto fd = open_one(hierarchies_[i], mounts_[i].get(), directory.made);
+      if (fd) directory.fd = std::move(*fd);
+      directories.push_back(std::move(directory));
+      if (fd) continue;
+      // Undo, innermost first.
+      for (Directory& done : directories) {
+        for (auto it = done.made.rbegin(); it != done.made.rend(); ++it) {
+          unlinkat(done.root.get(), it->c_str(), AT_REMOVEDIR);
+        }
+      }
+      return std::unexpected(fd.error());
+    }
+    return std::make_unique<CgroupV1>(clean, std::move(directories));
+  }
+
+  std::vector<Fd> mounts_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<CgroupRoot>> OpenCgroupV1(std::vector<CgroupHierarchy> hierarchies) {
+  std::vector<Fd> mounts;
+  for (CgroupHierarchy& hierarchy : hierarchies) {
+    GCS_ASSIGN(Fd fd, base::OpenFile(hierarchy.mount_point, O_RDONLY | O_DIRECTORY));
+    if (hierarchy.unified) {
+      GCS_ASSIGN(const std::string available, base::ReadFileAt(fd.get(), "cgroup.controllers"));
+      for (const std::string& word : Words(available)) hierarchy.controllers.push_back(word);
+    }
+    mounts.push_back(std::move(fd));
+  }
+  return std::make_unique<RootV1>(std::move(hierarchies), std::move(mounts));
+}
+
+}  // namespace gcs::engine

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "system/engine_support.h"
+
+namespace gcs::test {
+
+extern const CgroupView kCgroupView = CgroupView::kHybrid;
+
+}  // namespace gcs::test
