@@ -20,7 +20,7 @@ BUILD = ROOT / "build" / "release"
 CLANG_FORMAT = "clang-format-19"
 CLANG_TIDY = "clang-tidy-19"
 MAX_LINES = 600
-TIDY_MOST = 80  # Changed units that one run has the time for; of more, only today's share is looked at.
+TIDY_MOST = 80  # Units that one run has the time for; of more, today's share only of those that merely include a change.
 TIDY_SHARES = 7  # Files that did not change are looked at again one day in so many.
 CI_COMMITS = 10  # What counts as changed on the main branch: the files of the last so many commits.
 
@@ -302,33 +302,38 @@ def tidy_jobs(tree, options):
             entries.setdefault(str(path.relative_to(ROOT)), entry)
     jobs = [TidyJob(tree, name, entry, common) for name, entry in sorted(entries.items())]
     if options.all:
-        return jobs, []
-    changed = changed_files(tree)
-    everything = bool({".clang-tidy", "scripts/lint.py"} & changed)
-    first = [job for job in jobs if job.name in changed or job.headers & changed]
-    # A unit whose own text changed comes before those that only include something that did.
-    first.sort(key=lambda job: job.name not in changed)
-    today = datetime.date.today().timetuple().tm_yday % TIDY_SHARES
+        return jobs, [], []
+    return choose(jobs, changed_files(tree), datetime.date.today().timetuple().tm_yday % TIDY_SHARES)
+
+
+def choose(jobs, changed, share):
+    """The jobs that changed themselves, all of them; those that include a change; others. In this order they are run."""
+    own = [job for job in jobs if job.name in changed]
+    including = [job for job in jobs if job.name not in changed and job.headers & changed]
+    others = [job for job in jobs if job.name not in changed and not job.headers & changed]
 
     def in_share(job):
-        return int(hashlib.sha256(job.name.encode()).hexdigest(), 16) % TIDY_SHARES == today
+        return int(hashlib.sha256(job.name.encode()).hexdigest(), 16) % TIDY_SHARES == share
 
-    rest = [job for job in jobs if job not in first and (everything or in_share(job))]
-    if len(first) > TIDY_MOST:
-        first, rest = [job for job in first if in_share(job)], [job for job in rest if in_share(job)]
-    return first, rest
+    many = len(own) + len(including) > TIDY_MOST
+    if many:
+        including = [job for job in including if in_share(job)]
+    if many or not {".clang-tidy", "scripts/lint.py"} & changed:
+        others = [job for job in others if in_share(job)]
+    return own, including, others
 
 
 def check_tidy(tree, options):
-    first, rest = tidy_jobs(tree, options)
+    own, including, others = tidy_jobs(tree, options)
+    jobs = own + including + others
     cache = pathlib.Path(os.environ["GCS_CACHE"], "tidy")
     cache.mkdir(parents=True, exist_ok=True)
-    todo = [job for job in first + rest if not (cache / job.key).exists()]
-    for job in first + rest:
+    todo = [job for job in jobs if not (cache / job.key).exists()]
+    for job in jobs:
         if (cache / job.key).exists():
             os.utime(cache / job.key)
-    print(f"  clang-tidy: {len(first)} changed units and {len(rest)} of today's share, {len(todo)} of them not yet checked",
-          flush=True)
+    print(f"  clang-tidy: {len(own)} units that changed, {len(including)} that include a change, {len(others)} others; "
+          f"{len(todo)} of them not yet checked", flush=True)
     begin = time.monotonic()
     deadline = float("inf") if options.all else begin + options.tidy_seconds
     left = []

@@ -5,11 +5,15 @@
 import pathlib
 import shutil
 import subprocess
+import sys
 import tempfile
 
 import check
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(ROOT / "scripts"))
+import lint as lint_module  # noqa: E402
 SPDX = "// SPDX-License-Identifier: Apache-2.0\n"
 GOOD = {
     "CMakeLists.txt": "# SPDX-License-Identifier: Apache-2.0\nset(GCS_LAYERS base net engine)\n",
@@ -120,6 +124,36 @@ def python_that_does_not_compile_is_found():
     finds("scripts/x.py:2", "python", {"scripts/x.py": "# SPDX-License-Identifier: Apache-2.0\ndef f(:\n"})
 
 
+class Unit:
+    def __init__(self, name, *headers):
+        self.name = name
+        self.headers = set(headers)
+
+
+def chosen(jobs, changed, share=0):
+    return [[job.name for job in part] for part in lint_module.choose(jobs, set(changed), share)]
+
+
+def clang_tidy_looks_first_at_all_units_that_changed_themselves():
+    changed = [Unit(f"changed{i}.cc") for i in range(200)]
+    including = [Unit(f"including{i}.cc", "a.h") for i in range(200)]
+    others = [Unit(f"other{i}.cc", "b.h") for i in range(200)]
+    names = [job.name for job in changed] + ["a.h"]
+    days = [chosen(others + including + changed, names, share) for share in range(lint_module.TIDY_SHARES)]
+    for part, units in ((1, including), (2, others)):
+        assert sorted(name for day in days for name in day[part]) == sorted(unit.name for unit in units), "a week is not all"
+    for own, _, _ in days:
+        assert own == names[:-1], own
+
+
+def clang_tidy_looks_at_all_units_that_include_a_change_while_they_are_few():
+    units = [Unit("a.cc", "a.h"), Unit("b.cc", "a.h", "b.h"), Unit("c.cc", "c.h")]
+    for share in range(lint_module.TIDY_SHARES):
+        own, including, _ = chosen(units, ["b.cc", "a.h"], share)
+        assert own == ["b.cc"] and including == ["a.cc"], (own, including)
+        assert chosen(units, [".clang-tidy"], share) == [[], [], ["a.cc", "b.cc", "c.cc"]]
+
+
 if __name__ == "__main__":
     check.run([case for name, case in list(globals().items()) if callable(case) and name[0].islower()
-               and name not in ("lint", "finds")])
+               and name not in ("lint", "finds", "chosen")])
