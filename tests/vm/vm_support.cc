@@ -64,6 +64,7 @@ TestVm::TestVm(host::Machine machine) {
   options.kernel = std::string(image) + "/vmlinux";
   options.initrd = std::string(image) + "/initrd.img";
   options.machine = machine;
+  options.accel = host::Accel::kAuto;
   options.ready_port = kReadyPort;
   if (machine == host::Machine::kMicrovm) options.command_line = "gcs.poweroff=reboot";
   auto vm = host::Vm::Start(options);

@@ -72,6 +72,7 @@ host::VmOptions Options(const TempDir& dir) {
   options.kernel = kernel + "/vmlinux";
   options.initrd = initrd;
   options.memory_mib = 256;
+  options.accel = host::Accel::kAuto;
   options.ready_port = kReadyPort;
   return options;
 }

@@ -74,9 +74,10 @@ base::Result<std::string> Probe(const std::string& qemu, const std::string& kern
 
 }  // namespace
 
-base::Result<Accel> ResolveAccel(Accel wanted, const std::string& qemu, const std::string& kernel) {
+base::Result<Accel> ResolveAccel(Accel wanted, const std::string& qemu, const std::string& kernel,
+                                 const std::string& device) {
   if (wanted != Accel::kAuto) return wanted;
-  if (access("/dev/kvm", R_OK | W_OK) != 0) return Accel::kTcg;
+  if (access(device.c_str(), R_OK | W_OK) != 0) return Accel::kTcg;
   GCS_ASSIGN(std::string boot_id, base::ReadFile("/proc/sys/kernel/random/boot_id"));
   while (boot_id.ends_with('\n')) boot_id.pop_back();
   const std::string root = CacheRoot();
