@@ -90,6 +90,22 @@ TEST_CASE("environment, working directory, user, groups and hostname are the con
   CHECK(ran.exit.exit_code() == 0);
 }
 
+// How long the agent took for the last Create of the container, by its own log: what the way to the VM costs
+// on a busy machine is not in it.
+int64_t CreateUs(const std::string& id) {
+  int64_t us = -1;
+  uint64_t cursor = 0;
+  REQUIRE(TestVm::Get().client().ReadLogs(cursor, false, [&](const v1::LogRecord& record) {
+    const auto line = nlohmann::json::parse(record.json(), nullptr, false);
+    if (line.is_object() && line.value("method", "") == "ContainerService.Create" &&
+        line.value("object", "") == id)
+      us = std::stoll(line.value("duration_us", ""));
+    return true;
+  }));
+  REQUIRE(us >= 0);
+  return us;
+}
+
 TEST_CASE("a missing or unusable program is an error within 50 ms of the call, with step and errno") {
   struct Case {
     const char* program;
@@ -97,26 +113,28 @@ TEST_CASE("a missing or unusable program is an error within 50 ms of the call, w
   };
   // The filter of a configuration is compiled once.
   RunToEnd(TestContainer::Make({"true"}));
-  std::vector<int64_t> times;
+  constexpr int kTries = 5;
   for (const Case& one : {Case{"/no/such/program", ENOENT}, Case{"no-such-program", ENOENT},
                           Case{"/etc/passwd", EACCES}, Case{"/etc", EACCES}}) {
     const std::string program = one.program;
     CAPTURE(program);
-    const TestContainer container(TestContainer::Make({one.program}));
-    const auto& created = container.created();
-    REQUIRE_FALSE(created);
-    times.push_back(container.create_ns());
-    const host::CallError& error = created.error();
-    CHECK(error.from_agent);
-    CHECK(error.err == one.err);
-    CHECK(error.step == "find program");
-    CHECK(error.object.find(one.program) != std::string::npos);
+    std::vector<int64_t> times;
+    for (int i = 0; i < kTries; ++i) {
+      const TestContainer container(TestContainer::Make({one.program}));
+      const auto& created = container.created();
+      REQUIRE_FALSE(created);
+      const host::CallError& error = created.error();
+      CHECK(error.from_agent);
+      CHECK(error.err == one.err);
+      CHECK(error.step == "find program");
+      CHECK(error.object.find(one.program) != std::string::npos);
+      times.push_back(CreateUs(container.id()));
+    }
+    std::ranges::sort(times);
+    MESSAGE(program << ": " << times.front() << " us, median " << times[kTries / 2]);
+    // The median, as emulation takes the processor away from the VM when the machine has other things to do.
+    CHECK(times[kTries / 2] < 50'000);
   }
-  std::ranges::sort(times);
-  MESSAGE("fastest " << times.front() / base::kNsPerMs << " ms, slowest " << times.back() / base::kNsPerMs
-                     << " ms");
-  // The fastest, as the machine has other things to do; emulation makes everything some ten times slower.
-  CHECK(times.front() < (TestVm::Get().vm().kvm() ? 50 : 150) * base::kNsPerMs);
 }
 
 TEST_CASE("exec joins the container, inherits its environment and has its own exit code") {

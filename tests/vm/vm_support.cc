@@ -117,9 +117,7 @@ TestContainer::TestContainer(Options options) {
   *request.mutable_stdio() = options.stdio;
   request.set_allow_vsock(options.allow_vsock);
   for (const std::string& mount : owned_) request.add_owned_mounts(mount);
-  const int64_t begin = base::MonotonicNs();
   created_ = vm.client().Call(request);
-  create_ns_ = base::MonotonicNs() - begin;
 }
 
 TestContainer::~TestContainer() {

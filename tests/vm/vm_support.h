@@ -69,8 +69,6 @@ class TestContainer {
 
   [[nodiscard]] const std::string& id() const { return id_; }
   [[nodiscard]] const host::CallResult<v1::CreateContainerResponse>& created() const { return created_; }
-  // How long the Create call took.
-  [[nodiscard]] int64_t create_ns() const { return create_ns_; }
   // REQUIREs success.
   void Start();
   host::CallResult<v1::StartContainerResponse> TryStart();
@@ -82,7 +80,6 @@ class TestContainer {
   std::string id_;
   std::vector<std::string> owned_;
   host::CallResult<v1::CreateContainerResponse> created_;
-  int64_t create_ns_ = 0;
   bool deleted_ = false;
 };
 
