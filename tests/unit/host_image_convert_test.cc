@@ -305,25 +305,5 @@ TEST_CASE("conversions at the same time make the layer once and leave no lock be
   CHECK(FilesIn(dir / "cache").size() == 1);
 }
 
-TEST_CASE("the kernel mounts a layer disk and shows what the archive held") {
-  if (geteuid() != 0 || access("/dev/loop-control", R_OK | W_OK) != 0)
-    return;  // the read-back above stands alone
-  RawTar tar;
-  for (int i = 0; i < 3000; ++i) tar.File("many/name-" + std::to_string(i), std::to_string(i));
-  const Converted layer(tar.File("d/.wh.gone")
-                            .Pax({{"SCHILY.xattr.user.note", "hi"}})
-                            .File("f", "content")
-                            .Dir("tmp", 01777)
-                            .Bytes());
-  const std::string mnt = layer.dir / "mnt";
-  std::filesystem::create_directory(mnt);
-  const auto [status, text] =
-      Shell("unshare -m sh -ec 'mount -o ro,noload,loop " + layer.disk.path + " " + mnt + "; cat " + mnt +
-            "/f; stat -c \" %F %t:%T %a\" " + mnt + "/d/gone " + mnt + "/tmp; ls " + mnt +
-            "/many | wc -l; cat " + mnt + "/many/name-2999'");
-  CHECK(text == "content character special file 0:0 0\n directory 0:0 1777\n3000\n2999");
-  CHECK(status == 0);
-}
-
 }  // namespace
 }  // namespace gcs::host::testing
