@@ -443,7 +443,7 @@ TEST_CASE("a full backlog of the host's listener is waited for") {
   CHECK(rig.stats().refused == 0);
 }
 
-TEST_CASE("the device alone moves some hundred megabytes a second") {
+TEST_CASE("the device alone moves 256 MiB either way; its speed is printed") {
   constexpr size_t kBytes = 256 << 20;
   const auto rate = [](int64_t from_ns) {
     return static_cast<double>(kBytes) * 1e3 / static_cast<double>(base::MonotonicNs() - from_ns);
@@ -451,14 +451,14 @@ TEST_CASE("the device alone moves some hundred megabytes a second") {
   {
     Rig rig;
     auto [guest, host] = OpenFromHost(rig, 1024);
-    std::jthread reader([fd = host.get()] {
+    size_t arrived = 0;
+    std::jthread reader([fd = host.get(), &arrived] {
       std::vector<char> buffer(1 << 20);
-      size_t got = 0;
-      while (got < kBytes) {
+      while (arrived < kBytes) {
         pollfd entry = {.fd = fd, .events = POLLIN, .revents = 0};
         if (poll(&entry, 1, 20'000) != 1) return;
         const ssize_t n = recv(fd, buffer.data(), buffer.size(), MSG_DONTWAIT);
-        if (n > 0) got += n;
+        if (n > 0) arrived += n;
       }
     });
     const std::string block = Pattern(64 << 10);
@@ -469,9 +469,8 @@ TEST_CASE("the device alone moves some hundred megabytes a second") {
       guest.Send(kRw, block);
     }
     reader.join();
-    const double mb = rate(from);
-    printf("vsock device alone, guest to host: %.0f MB/s\n", mb);
-    CHECK(mb > 60);  // 300 and more on a quiet machine
+    CHECK(arrived == kBytes);
+    printf("vsock device alone, guest to host: %.0f MB/s\n", rate(from));
   }
   {
     Rig rig;
@@ -497,7 +496,6 @@ TEST_CASE("the device alone moves some hundred megabytes a second") {
     writer.join();
     printf("vsock device alone, host to guest: %.0f MB/s, %llu interrupts\n", mb,
            static_cast<unsigned long long>(rig.driver->interrupts()));
-    CHECK(mb > 60);
   }
 }
 
