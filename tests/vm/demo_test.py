@@ -139,7 +139,9 @@ def the_preset_debug_builds_programs_that_work():
     build = os.path.join(work.name, "debug")
     for command in (["cmake", "--preset", "debug", "-B", build], ["ninja", "-C", build, "base_test"],
                     [os.path.join(build, "tests/unit/base_test")]):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+        # Without the runner's own variables: what base_test does is one case here.
+        environment = {name: value for name, value in os.environ.items() if name not in ("GCS_TEST_PROGRESS", "GCS_TEST_SKIPS")}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
         assert done.returncode == 0, f"{command[0]}: {done.stdout[-1000:]} {done.stderr[-1000:]}"
 
 
