@@ -154,8 +154,8 @@ inline std::string DescriptorJson(const std::string& type, const std::string& by
 
 // A layout of one layer whose parts a test may change before Write.
 struct Layout {
-  explicit Layout(std::string tar, std::string blob_bytes = {})
-      : blob(blob_bytes.empty() ? tar : std::move(blob_bytes)),
+  explicit Layout(const std::string& tar, const std::string& blob_bytes = {})
+      : blob(blob_bytes.empty() ? tar : blob_bytes),
         diff_id(Sha256(tar)),
         digest(Sha256(blob)),
         size(blob.size()) {}

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <vector>
@@ -309,7 +310,7 @@ TEST_CASE("q35: streams, hot-plugged disks and memory, nvdimm, power-off") {
   const auto vm = Boot(options);
   CheckStreams(*vm, 8 << 20);
 
-  const auto wait_for = [&](const std::string& command, auto check) {
+  const auto wait_for = [&](const std::string& command, const auto& check) {
     std::string last;
     for (int i = 0; i < 100; ++i) {
       last = Ask(*vm, command);
@@ -417,12 +418,9 @@ TEST_CASE("an error of a VM that does not get ready has QEMU's words and the con
 TEST_CASE("nothing of a VM is left behind") {
   const TempDir dir;
   const auto processes_files = [] {
-    size_t count = 0;
-    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd"))
-      count += entry.exists() ? 1 : 1;
-    return count;
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
   };
-  const size_t before = processes_files();
+  const auto before = processes_files();
   std::string run_dir;
   pid_t pid = 0;
   {
