@@ -79,6 +79,27 @@ void Child::AwaitDaemon() const noexcept {
   if (got != sizeof byte) _exit(0);
 }
 
+void Child::AwaitStart() noexcept {
+  if (listener < 0) return AwaitDaemon();
+  for (;;) {
+    const int connection = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+    if (connection < 0) {
+      if (errno == EINTR || errno == ECONNABORTED) continue;
+      Fail(Step::kWaitStart, errno);
+    }
+    char byte = 0;
+    // Without a byte it was somebody who asks whether anybody waits here.
+    if (recv(connection, &byte, sizeof byte, 0) == sizeof byte) {
+      // In the place of the socket to whoever made the container, who may be gone.
+      Must(dup3(connection, sync, O_CLOEXEC), Step::kWaitStart);
+      close(connection);
+      close(listener);
+      return;
+    }
+    close(connection);
+  }
+}
+
 char** Child::Pointers(ArrayRef ref, uint32_t extra) const noexcept {
   auto* slots = Items<uint64_t>(ref);
   static_assert(sizeof(char*) == sizeof(uint64_t));
@@ -370,29 +391,48 @@ const char* FindProgram(const Child& child, const char* name, char** env, char* 
   child.Fail(Step::kFindProgram, err);
 }
 
-// Standard streams to 0-2, the sync socket to 3; nothing else stays open, so nothing can leak into the
-// program.
+// Standard streams to 0-2, preserved descriptors to 3 and up, then what we need ourselves; nothing else stays
+// open, so nothing can leak into the program.
 void ArrangeDescriptors(Child& child) noexcept {
+  const auto* preserved = child.Items<int32_t>(child.plan->preserved);
+  const int kept = static_cast<int>(child.plan->preserved.count);
+  const int own = 3 + kept;
+  const int end = own + 3;
+  // A source below `end` may be in another one's way.
+  const auto aside = [&](int fd) {
+    return fd >= end ? fd : child.Must(fcntl(fd, F_DUPFD_CLOEXEC, end), Step::kStdio);
+  };
+  int streams[3];
   for (int i = 0; i < 3; ++i) {
-    const int source = child.terminal >= 0 ? child.terminal : child.fds[child.plan->stdio_fds[i]];
-    child.Must(dup3(source, i, 0), Step::kStdio);
+    streams[i] = child.terminal >= 0 ? child.terminal : aside(child.fds[child.plan->stdio_fds[i]]);
   }
+  // The plan's memory is ours: the numbers that count from here on.
+  auto* moved = const_cast<int32_t*>(preserved);
+  for (int i = 0; i < kept; ++i) moved[i] = aside(child.fds[preserved[i]]);
+  const bool hooks = child.plan->start_hooks.count != 0;
+  const bool listens = child.plan->listener_fd >= 0;
+  const int null = hooks ? aside(child.null) : -1;
+  const int listener = listens ? aside(child.fds[child.plan->listener_fd]) : -1;
+  const int sync = aside(child.sync);
+  // Failures are told from where the socket is safe.
+  child.sync = sync;
+  if (child.terminal >= 0 && child.terminal < end)
+    streams[0] = streams[1] = streams[2] = aside(child.terminal);
+  for (int i = 0; i < 3; ++i) child.Must(dup3(streams[i], i, 0), Step::kStdio);
   if (child.terminal >= 0) child.Must(ioctl(0, TIOCSCTTY, 0), Step::kStdio);
-  constexpr int kSync = 3;
-  int last = kSync;
-  if (child.plan->start_hooks.count != 0) {
-    // The sync socket may be in its place: out of the way first.
-    child.null = child.Must(fcntl(child.null, F_DUPFD_CLOEXEC, kMaxPlanFds), Step::kStdio);
+  for (int i = 0; i < kept; ++i) child.Must(dup3(moved[i], 3 + i, 0), Step::kStdio);
+  int next = own;
+  child.Must(dup3(sync, next, O_CLOEXEC), Step::kStdio);
+  child.sync = next++;
+  if (hooks) {
+    child.Must(dup3(null, next, O_CLOEXEC), Step::kStdio);
+    child.null = next++;
   }
-  if (child.sync != kSync) {
-    child.Must(dup3(child.sync, kSync, O_CLOEXEC), Step::kStdio);
-    child.sync = kSync;
+  if (listens) {
+    child.Must(dup3(listener, next, O_CLOEXEC), Step::kStdio);
+    child.listener = next++;
   }
-  if (child.plan->start_hooks.count != 0) {
-    child.Must(dup3(child.null, ++last, O_CLOEXEC), Step::kStdio);
-    child.null = last;
-  }
-  child.Must(syscall(SYS_close_range, last + 1, ~0U, 0), Step::kStdio);
+  child.Must(syscall(SYS_close_range, next, ~0U, 0), Step::kStdio);
 }
 
 }  // namespace
@@ -440,7 +480,7 @@ void RunChild(char* block, const int* fds) noexcept {
   const char* program = FindProgram(child, args[0], env, program_path);
 
   child.Send(Report::kReady);
-  child.AwaitDaemon();
+  child.AwaitStart();
   if (plan->start_hooks.count != 0) {
     RunHooks(child, plan->start_hooks, child.null, Step::kStartContainerHook);
   }

@@ -25,6 +25,7 @@ struct Child {
   int root = -1;         // the container's root directory
   int terminal = -1;     // pty peer
   int null = -1;         // the null device, when there are hooks
+  int listener = -1;
 
   [[nodiscard]] const char* Text(StringRef ref) const { return block + ref; }
   template <typename T>
@@ -39,6 +40,9 @@ struct Child {
   void Send(Report report, int fd = -1) const noexcept;
   // Waits for the daemon's byte; exits if the daemon has given up.
   void AwaitDaemon() const noexcept;
+  // Waits for the start: by AwaitDaemon, or from whoever connects to the listener and sends a byte; that
+  // connection is the sync socket from then on.
+  void AwaitStart() noexcept;
   // Turns slots (see PlanHeader::args) into pointers, once; the last `extra` become null.
   [[nodiscard]] char** Pointers(ArrayRef ref, uint32_t extra = 1) const noexcept;
 };

@@ -358,10 +358,6 @@ Result<CompiledPlan> CompileCreate(const Spec& spec, const CompileOptions& optio
   header.sysctls = builder.Array(sysctls);
   if (!sysctls.empty()) NeedProc(plan);
   CompileSeccompFilters(options, seccomp, builder);
-  if (kFdFirstSource + plan.sources.size() > static_cast<size_t>(kMaxPlanFds)) {
-    return MakeError(E2BIG, "compile plan", "mounts",
-                     "more bind mounts and namespaces than one message can carry");
-  }
   return plan;
 }
 
@@ -396,6 +392,22 @@ base::Json StateObject(const Spec& spec, const CompileOptions& options, std::str
     state["annotations"] = std::move(annotations);
   }
   return state;
+}
+
+Result<> AddDescriptors(CompiledPlan& plan, const std::vector<int>& preserved, int listener) {
+  std::vector<int32_t> indices;
+  for (const int fd : preserved) {
+    indices.push_back(
+        AddSource(plan, {.kind = PlanSource::Kind::kGiven, .given = fd, .object = "preserved descriptor"}));
+  }
+  plan.builder.header().preserved = plan.builder.Array(indices);
+  if (listener >= 0) {
+    plan.builder.header().listener_fd =
+        AddSource(plan, {.kind = PlanSource::Kind::kGiven, .given = listener, .object = "listener"});
+  }
+  if (kFdFirstSource + plan.sources.size() <= static_cast<size_t>(kMaxPlanFds)) return {};
+  return MakeError(E2BIG, "compile plan", "mounts",
+                   "more bind mounts, namespaces and descriptors than one message can carry");
 }
 
 std::string StepObject(const CompiledPlan& plan, Step step, uint32_t index) {

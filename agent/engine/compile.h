@@ -46,10 +46,12 @@ struct PlanSource {
     kTarget,         // pidfd of the container's first process
     kUserNamespace,  // a new user namespace with the mappings
     kProc,           // detached procfs of the daemon's pid namespace
+    kGiven,          // descriptor `given` of the caller
     kDevices,        // detached tmpfs with `nodes`, named by their index
   };
   Kind kind = Kind::kTree;
   std::string path;
+  int given = -1;
   size_t hierarchy = 0;  // kCgroup: of CompileOptions::hierarchies
   bool recursive = false;
   uint64_t set = 0, clear = 0, recursive_set = 0, recursive_clear = 0;  // MOUNT_ATTR_*
@@ -85,6 +87,10 @@ base::Result<CompiledPlan> CompileExec(const Process& process, const Spec& spec,
 
 // The state object of the specification (runtime.md, "State"); `pid` 0: none.
 base::Json StateObject(const Spec& spec, const CompileOptions& options, std::string_view status, int pid);
+
+// Descriptors beyond the standard streams: `preserved` become 3, 4, ... of the program; the child waits for
+// its start on `listener` (-1: on the sync socket). They stay the caller's.
+void AddDescriptors(CompiledPlan& plan, const std::vector<int>& preserved, int listener);
 
 // The object a failed step was about.
 std::string StepObject(const CompiledPlan& plan, Step step, uint32_t index);

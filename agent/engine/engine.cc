@@ -59,6 +59,12 @@ uint64_t OwnCapabilities() {
   return set;
 }
 
+// How a process gets into a cgroup that it can't be cloned into.
+std::function<Result<>(int)> Enter(Cgroup& cgroup) {
+  if (cgroup.fd() >= 0) return {};
+  return [&cgroup](int pid) { return cgroup.Enter(pid); };
+}
+
 bool Within(const std::string& path, const std::string& directory) {
   return path == directory || path.starts_with(directory + "/");
 }
@@ -152,11 +158,13 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
   }
   CompileOptions options{.container_id = id,
                          .bundle = create.bundle,
+                         .new_keyring = create.new_keyring,
                          .vsock_guard = options_.vsock_guard && !create.allow_vsock,
                          .available_caps = available_caps_,
                          .last_cap = last_cap_};
   options.hierarchies = cgroups_->hierarchies();
   GCS_ASSIGN(CompiledPlan plan, CompileCreate(spec, options, seccomp));
+  GCS_TRY(AddDescriptors(plan, create.preserved, create.start_listener));
   if (!plan.oom_score_adj) plan.oom_score_adj = options_.oom_score_adj;
   GCS_ASSIGN(const std::string cgroup_path, CgroupPath(id, spec.cgroups_path));
   watch.Lap("plan");
@@ -187,14 +195,12 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
     return RunHooks(spec.hooks.create_runtime, state, create.bundle, "createRuntime hook",
                     create.deadline_ns);
   };
-  const auto enter = [&](int pid) { return cgroup->Enter(pid); };
-  auto child =
-      ChildProcess::Launch(*zygote_, std::move(plan), std::move(*sources),
-                           {.stdio = create.stdio,
-                            .cgroup_fd = cgroup->fd(),
-                            .enter_cgroup = cgroup->fd() < 0 ? enter : std::function<Result<>(int)>(),
-                            .hooks = hooks,
-                            .deadline_ns = create.deadline_ns});
+  auto child = ChildProcess::Launch(*zygote_, std::move(plan), std::move(*sources),
+                                    {.stdio = create.stdio,
+                                     .cgroup_fd = cgroup->fd(),
+                                     .enter_cgroup = Enter(*cgroup),
+                                     .hooks = hooks,
+                                     .deadline_ns = create.deadline_ns});
   if (!child) return undo(child.error());
   if (late_pids) {
     Resources pids;
@@ -226,25 +232,39 @@ Result<> Engine::Start(const EngineContainer& container, ChildProcess& init, int
 }
 
 Result<ChildProcess> Engine::Exec(const EngineContainer& container, const Process& process,
-                                  const ChildStdio& stdio, int64_t deadline_ns, std::vector<Timing>* timings,
-                                  int init_pidfd) {
-  Stopwatch watch(timings);
-  const int target = init_pidfd >= 0 ? init_pidfd : container.init.pidfd();
+                                  const ExecOptions& exec) {
+  Stopwatch watch(exec.timings);
+  const int target = exec.init_pidfd >= 0 ? exec.init_pidfd : container.init.pidfd();
   if (target < 0) return MakeError(ESRCH, "exec", container.id, "no first process");
   GCS_ASSIGN(CompiledPlan plan, CompileExec(process, container.spec, container.options, container.seccomp));
+  GCS_TRY(AddDescriptors(plan, exec.preserved, -1));
   if (!plan.oom_score_adj) plan.oom_score_adj = options_.oom_score_adj;
-  GCS_ASSIGN(std::vector<Fd> sources, OpenSources(plan, *container.cgroup, target, deadline_ns));
+  GCS_ASSIGN(std::vector<Fd> sources, OpenSources(plan, *container.cgroup, target, exec.deadline_ns));
   watch.Lap("plan");
-  const auto enter = [&](int pid) { return container.cgroup->Enter(pid); };
-  auto child = ChildProcess::Launch(
-      *zygote_, std::move(plan), std::move(sources),
-      {.stdio = stdio,
-       .cgroup_fd = container.cgroup->fd(),
-       .enter_cgroup = container.cgroup->fd() < 0 ? enter : std::function<Result<>(int)>(),
-       .hooks = {},
-       .deadline_ns = deadline_ns});
+  auto child = ChildProcess::Launch(*zygote_, std::move(plan), std::move(sources),
+                                    {.stdio = exec.stdio,
+                                     .cgroup_fd = container.cgroup->fd(),
+                                     .enter_cgroup = Enter(*container.cgroup),
+                                     .hooks = {},
+                                     .deadline_ns = exec.deadline_ns});
   watch.Lap("launch");
   return child;
+}
+
+Result<EngineContainer> Engine::Adopt(const std::string& id, Spec spec, const std::string& cgroup_path,
+                                      const std::string& bundle) {
+  EngineContainer container{.id = id, .spec = std::move(spec)};
+  GCS_ASSIGN(container.cgroup, cgroups_->Find(cgroup_path));
+  if (container.spec.seccomp) {
+    GCS_ASSIGN(container.seccomp, seccomp_.Get(*container.spec.seccomp));
+  }
+  container.options = {.container_id = id,
+                       .bundle = bundle,
+                       .hierarchies = cgroups_->hierarchies(),
+                       .vsock_guard = options_.vsock_guard,
+                       .available_caps = available_caps_,
+                       .last_cap = last_cap_};
+  return container;
 }
 
 Result<> Engine::Destroy(EngineContainer& container, int64_t deadline_ns) {

@@ -54,8 +54,13 @@ class Engine {
 
   struct CreateOptions {
     ChildStdio stdio;
-    bool allow_vsock = false;  // leaves the vsock guard out
-    std::string bundle;        // of the state object that hooks get, and their working directory
+    bool allow_vsock = false;    // leaves the vsock guard out
+    std::string bundle;          // of the state object that hooks get, and their working directory
+    std::vector<int> preserved;  // descriptors that the program gets as 3, 4, ...
+    // Listening SOCK_SEQPACKET socket: the start comes from a connection to it (StartDetached), so that this
+    // process need not live until then.
+    int start_listener = -1;
+    bool new_keyring = true;  // a session keyring of its own
     int64_t deadline_ns = 0;
   };
   // With prestart, createRuntime and createContainer hooks. On failure nothing is left: no process, cgroup,
@@ -65,11 +70,21 @@ class Engine {
   // Starts `init`, which the caller may have taken out of the container, and runs the poststart hooks. On
   // failure the process ends, or is killed if a hook failed; the caller destroys the container.
   base::Result<> Start(const EngineContainer& container, ChildProcess& init, int64_t deadline_ns);
-  // A process in a running container, cloned and waiting for its start. `init_pidfd`: the container's first
-  // process, for a caller that has taken `init` out of the container.
+  struct ExecOptions {
+    ChildStdio stdio;
+    std::vector<int> preserved;
+    int init_pidfd =
+        -1;  // the container's first process, for a caller that has taken `init` out of the container
+    std::vector<Timing>* timings = nullptr;
+    int64_t deadline_ns = 0;
+  };
+  // A process in a running container, cloned and waiting for its start.
   base::Result<ChildProcess> Exec(const EngineContainer& container, const Process& process,
-                                  const ChildStdio& stdio, int64_t deadline_ns, std::vector<Timing>* timings,
-                                  int init_pidfd = -1);
+                                  const ExecOptions& options);
+  // A container that another process has created: `config`, `path` of its cgroup and `options` are what it
+  // was made with. `init` is empty. ENOENT if its cgroup is gone.
+  base::Result<EngineContainer> Adopt(const std::string& id, Spec spec, const std::string& cgroup_path,
+                                      const std::string& bundle);
   // Kills what is left in the container, removes its cgroup and runs the poststop hooks, whose failure is
   // logged. The first process must be reaped by the caller.
   base::Result<> Destroy(EngineContainer& container, int64_t deadline_ns);

@@ -181,7 +181,7 @@ const char* CheckPlan(const char* block, size_t size, int fd_count) noexcept {
   for (const int32_t fd : header.stdio_fds) check.Descriptor(fd);
   for (const int32_t fd :
        {header.sync_fd, header.cgroup_fd, header.root_fd, header.target_fd, header.proc_fd, header.devices_fd,
-        header.visible_fds[0], header.visible_fds[1], header.runtime_fd}) {
+        header.listener_fd, header.visible_fds[0], header.visible_fds[1], header.runtime_fd}) {
     check.Descriptor(fd);
   }
   if (!check.ok || header.sync_fd != kFdSync) return "header";
@@ -239,6 +239,12 @@ const char* CheckPlan(const char* block, size_t size, int fd_count) noexcept {
   if ((header.apparmor != 0 || header.selinux != 0 || header.sysctls.count != 0) && header.proc_fd < 0) {
     return "procfs";
   }
+  const auto* preserved = check.Items<int32_t>(header.preserved);
+  for (uint32_t i = 0; check.ok && i < header.preserved.count; ++i) {
+    check.Descriptor(preserved[i]);
+    if (preserved[i] < 0) check.ok = false;
+  }
+  if (!check.ok || header.preserved.count > kMaxPlanFds) return "preserved descriptors";
   for (const ArrayRef& ref : {header.create_hooks, header.start_hooks}) {
     const auto* hooks = check.Items<PlanHook>(ref);
     for (uint32_t i = 0; check.ok && i < ref.count; ++i) {

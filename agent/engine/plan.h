@@ -144,7 +144,8 @@ struct PlanHeader {
   int32_t devices_fd = -1;  // detached tmpfs with the nodes of `devices`, named by their index
   // Procfs and sysfs of the VM: a user namespace may mount its own only where these can be seen already.
   std::array<int32_t, 2> visible_fds{-1, -1};
-  int32_t runtime_fd = -1;  // the VM's whole tree, which createContainer hooks see
+  int32_t listener_fd = -1;  // where the start comes from if not from the sync socket's other end
+  int32_t runtime_fd = -1;   // the VM's whole tree, which createContainer hooks see
 
   StringRef hostname = 0;
   StringRef domainname = 0;
@@ -166,7 +167,8 @@ struct PlanHeader {
 
   ArrayRef scheduler;                                       // at most one
   ArrayRef memory_nodes, initial_affinity, final_affinity;  // words of 64 bits
-  ArrayRef create_hooks, start_hooks;                       // createContainer, startContainer
+  ArrayRef preserved;                  // int32_t: descriptors for 3, 4, ... of the program
+  ArrayRef create_hooks, start_hooks;  // createContainer, startContainer
   ArrayRef mounts, devices, masked_paths, readonly_paths, sysctls, rlimits, groups, joins, seccomp;
   // uint64_t slots of string positions, each with one slot more for the final null (env: two, the other for
   // HOME). The child turns them into pointers in place.

@@ -130,6 +130,8 @@ Result<Fd> OpenSource(const PlanSource& source, const SourceContext& context) {
       return Duplicate(context.proc_fd, source);
     case PlanSource::Kind::kTarget:
       return Duplicate(context.target_pidfd, source);
+    case PlanSource::Kind::kGiven:
+      return Duplicate(source.given, source);
     case PlanSource::Kind::kDevices:
       return MakeDevices(source);
     case PlanSource::Kind::kTree:

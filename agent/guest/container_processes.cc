@@ -123,9 +123,12 @@ Result<Spawned> Containers::Exec(const ExecProcess& request, int64_t deadline_ns
   answer.timings.push_back({"stdio", base::MonotonicNs() - begin});
   const auto process = std::make_shared<Process>(request.container_id, request.process_id);
   process->terminal = spec->terminal;
-  auto child = backends_.engine->Exec(*container->engine, *spec,
-                                      {io->child.in.get(), io->child.out.get(), io->child.err.get()},
-                                      deadline_ns, &answer.timings, container->init->child.pidfd());
+  auto child =
+      backends_.engine->Exec(*container->engine, *spec,
+                             {.stdio = {io->child.in.get(), io->child.out.get(), io->child.err.get()},
+                              .init_pidfd = container->init->child.pidfd(),
+                              .timings = &answer.timings,
+                              .deadline_ns = deadline_ns});
   io->child = {};
   if (!child) return undo(child.error());
   process->child = std::move(*child);

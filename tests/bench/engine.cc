@@ -156,7 +156,8 @@ class Candidate {
                                     {.stdio = Stdio(), .deadline_ns = Deadline()});
   }
   Result<> RunExec(const engine::EngineContainer& container, const engine::Process& process) {
-    GCS_ASSIGN(engine::ChildProcess child, engine_->Exec(container, process, Stdio(), Deadline(), nullptr));
+    GCS_ASSIGN(engine::ChildProcess child,
+               engine_->Exec(container, process, {.stdio = Stdio(), .deadline_ns = Deadline()}));
     GCS_TRY(child.Start(Deadline()));
     return Reap(child.pidfd());
   }

@@ -85,8 +85,8 @@ TEST_CASE("exec enters the user namespace, as another user, with exactly the cap
   REQUIRE(process);
   Pipe out;
   auto child = EngineMachine::Get().engine().Exec(
-      *running.container, *process, {running.null.get(), out.write_end.get(), out.write_end.get()}, In(10),
-      nullptr);
+      *running.container, *process,
+      {.stdio = {running.null.get(), out.write_end.get(), out.write_end.get()}, .deadline_ns = In(10)});
   REQUIRE_MESSAGE(child, child.error().ToString());
   out.write_end.Reset();
   REQUIRE(child->Start(In(10)));
@@ -144,8 +144,8 @@ TEST_CASE("a time namespace has the offsets, and joins keep them") {
   REQUIRE(process);
   Pipe out;
   auto child = EngineMachine::Get().engine().Exec(
-      *running.container, *process, {running.null.get(), out.write_end.get(), out.write_end.get()}, In(10),
-      nullptr);
+      *running.container, *process,
+      {.stdio = {running.null.get(), out.write_end.get(), out.write_end.get()}, .deadline_ns = In(10)});
   REQUIRE_MESSAGE(child, child.error().ToString());
   out.write_end.Reset();
   REQUIRE(child->Start(In(10)));

@@ -50,8 +50,8 @@ TEST_CASE("an exec runs on the processors it asks for; without asking on all of 
     REQUIRE(parsed);
     Pipe out;
     auto child = EngineMachine::Get().engine().Exec(
-        *running.container, *parsed, {running.null.get(), out.write_end.get(), out.write_end.get()}, In(10),
-        nullptr);
+        *running.container, *parsed,
+        {.stdio = {running.null.get(), out.write_end.get(), out.write_end.get()}, .deadline_ns = In(10)});
     REQUIRE_MESSAGE(child, child.error().ToString());
     out.write_end.Reset();
     REQUIRE(child->Start(In(10)));

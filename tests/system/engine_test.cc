@@ -219,8 +219,8 @@ TEST_CASE("exec enters all namespaces, with its own user and terminal") {
   REQUIRE_MESSAGE(process, process.error().ToString());
   Pipe out;
   auto child = EngineMachine::Get().engine().Exec(
-      *running.container, *process, {running.null.get(), out.write_end.get(), out.write_end.get()}, In(10),
-      nullptr);
+      *running.container, *process,
+      {.stdio = {running.null.get(), out.write_end.get(), out.write_end.get()}, .deadline_ns = In(10)});
   REQUIRE_MESSAGE(child, child.error().ToString());
   out.write_end.Reset();
   REQUIRE(child->Start(In(10)));
@@ -235,8 +235,8 @@ TEST_CASE("exec enters all namespaces, with its own user and terminal") {
     REQUIRE(missing);
     const int64_t begin = base::MonotonicNs();
     const auto none = EngineMachine::Get().engine().Exec(
-        *running.container, *missing, {running.null.get(), running.null.get(), running.null.get()}, In(10),
-        nullptr);
+        *running.container, *missing,
+        {.stdio = {running.null.get(), running.null.get(), running.null.get()}, .deadline_ns = In(10)});
     REQUIRE_FALSE(none);
     CHECK(none.error().step == "find program");
     CHECK(none.error().err == ENOENT);

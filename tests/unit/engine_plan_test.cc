@@ -115,7 +115,9 @@ TEST_CASE("more bind mounts than one message carries are refused") {
     config["mounts"].push_back(
         {{"destination", "/m" + std::to_string(i)}, {"source", "/s"}, {"options", {"bind"}}});
   }
-  CHECK(CompileCreate(Parse(config), {.container_id = "c"}, nullptr).error().err == E2BIG);
+  auto plan = CompileCreate(Parse(config), {.container_id = "c"}, nullptr);
+  REQUIRE(plan);
+  CHECK(AddDescriptors(*plan, {}, -1).error().err == E2BIG);
 }
 
 TEST_CASE("a damaged plan is never accepted as something it isn't") {
