@@ -116,6 +116,19 @@ def run_flags():
     expect(gcsctl("run", "--rm", "--scratch", "64m", image, "sh", "-c", "echo x > /f && cat /f"), 0, "x\n")
 
 
+@case("arguments reach the program as they are, whatever they look like")
+def arguments():
+    words = ["[1,2]", "[ -e /x ]", "{}", "%%", "", "a b", "--rm", "-x", "--", "[]"]
+    script = 'for word; do echo "<$word>"; done'
+    lines = "".join(f"<{word}>\n" for word in words)
+    expect(gcsctl("run", "--rm", "--hostname", "[box]", image, "sh", "-c", script, "sh", *words), 0, lines)
+    expect(gcsctl("run", "--rm", "--name=args", "-eA=b", "--", image, "echo", "{}"), 0, "{}\n")
+    expect(gcsctl("run", "-d", "--name", "words", image, "sleep", "1000"), 0)
+    expect(gcsctl("exec", "-w", "/", "words", "sh", "-c", script, "sh", *words), 0, lines)
+    expect(gcsctl("exec", "words"), 125, err_has="ARGS")
+    expect(gcsctl("rm", "-f", "words"), 0)
+
+
 @case("a host directory is shared, read-only when asked")
 def volumes():
     shared = os.path.join(work, "shared")

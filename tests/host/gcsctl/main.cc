@@ -3,6 +3,7 @@
 // `attach`: the process's; 125 for a failure of gcsctl's own, 126 and 127 for a program that cannot be
 // executed or is not there.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <functional>
@@ -85,7 +86,7 @@ void AddVmCommands(CLI::App& app, Cli& cli, StartOptions& start) {
   status->callback([&] { cli.act = [&] { return VmStatus(cli.vm, cli.json); }; });
 }
 
-void AddRun(CLI::App& app, Cli& cli, RunOptions& run, Texts& texts) {
+void AddRun(CLI::App& app, Cli& cli, RunOptions& run, Texts& texts, std::vector<std::string>& places) {
   CLI::App* command = app.add_subcommand("run", "Run a container; without a running VM, in one of its own");
   AddProcessOptions(*command, run.settings, run.interactive, run.detach);
   command->add_option("-v,--volume", run.volumes, "HOST-DIRECTORY:/PATH[:ro], shared by 9P")
@@ -113,7 +114,7 @@ void AddRun(CLI::App& app, Cli& cli, RunOptions& run, Texts& texts) {
                       "where the time went: - for a table on stderr, else a JSON file");
   AddStartOptions(*command, run.start);
   command->add_option("IMAGE", run.image, "[oci:|oci-archive:|docker-archive:]PATH[:NAME]")->required();
-  command->add_option("ARGS", run.args, "arguments instead of the image's own");
+  command->add_option("ARGS", places, "arguments instead of the image's own");
   command->positionals_at_end(true);
   command->callback([&cli, &run, &texts, user, entrypoint] {
     run.has_user = user->count() != 0;
@@ -135,6 +136,51 @@ void AddRun(CLI::App& app, Cli& cli, RunOptions& run, Texts& texts) {
   });
 }
 
+// Whether the word behind `word`, an option of `command` or of the program, is its value.
+bool TakesNext(const CLI::App& command, const std::string& word) {
+  const auto has_value = [&command](const std::string& name) {
+    const CLI::Option* option = command.get_option_no_throw(name);
+    if (option == nullptr && command.get_parent() != nullptr) {
+      option = command.get_parent()->get_option_no_throw(name);
+    }
+    return option != nullptr && option->get_items_expected_max() > 0;
+  };
+  if (word[1] == '-') {
+    const size_t equals = word.find('=');
+    return (equals == std::string::npos || equals + 1 == word.size()) && has_value(word.substr(0, equals));
+  }
+  // As in -it or -eNAME=value: what follows the first letter with a value is the value.
+  for (size_t i = 1; i < word.size(); ++i) {
+    if (has_value({'-', word[i]})) return i + 1 == word.size();
+  }
+  return false;
+}
+
+// Cuts off what follows the first positional argument of run and exec: the container's arguments, which CLI11
+// must not see, as it reads "[a,b]", "{}" and "%%" as lists. Words without a meaning stay in their places.
+std::vector<std::string> CutArguments(const CLI::App& app, std::vector<std::string>& words) {
+  const CLI::App* command = &app;
+  bool options = true;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    if (options && word == "--") {
+      options = false;
+    } else if (options && word.size() > 1 && word[0] == '-') {
+      if (TakesNext(*command, word)) ++i;
+    } else if (command != &app) {
+      const auto begin = words.begin() + static_cast<std::ptrdiff_t>(i) + 1;
+      std::vector<std::string> arguments(begin, words.end());
+      std::fill(begin, words.end(), "ARG");
+      return arguments;
+    } else if (word == "run" || word == "exec") {
+      command = app.get_subcommand(word);
+    } else {
+      break;
+    }
+  }
+  return {};
+}
+
 int Main(int argc, char** argv) {
   BlockSignals();
   Cli cli;
@@ -142,7 +188,7 @@ int Main(int argc, char** argv) {
   RunOptions run;
   ExecOptions exec;
   Texts texts;
-  std::vector<std::string> ids;
+  std::vector<std::string> ids, places;
   std::string id, signal = "TERM", from, to;
   bool all = false, force = false, follow = false;
   uint64_t after = 0;
@@ -153,14 +199,14 @@ int Main(int argc, char** argv) {
   app.add_option("--vm", cli.vm, "name of the VM")->capture_default_str()->envname("GCSCTL_VM");
   app.add_flag("--json", cli.json, "machine-readable output");
   AddVmCommands(app, cli, start);
-  AddRun(app, cli, run, texts);
+  AddRun(app, cli, run, texts, places);
 
   CLI::App* command = app.add_subcommand("exec", "Run a program in a running container");
   AddProcessOptions(*command, exec.settings, exec.interactive, exec.detach);
   command->add_option("-u,--user", exec.user, "user[:group], names of the image or numbers");
   command->positionals_at_end(true);
   command->add_option("CONTAINER", exec.container_id)->required();
-  command->add_option("ARGS", exec.settings.args, "program and arguments")->required();
+  command->add_option("ARGS", places, "program and arguments")->required();
   cli.Need(command, [&](const Machine& machine) { return Exec(machine, exec); });
 
   command = app.add_subcommand("attach", "Show a container's output from the oldest byte kept until it ends");
@@ -217,8 +263,11 @@ int Main(int argc, char** argv) {
   command = app.add_subcommand("info", "The VM and its agent");
   cli.Need(command, [&](const Machine& machine) { return Info(machine, cli.json); });
 
+  std::vector<std::string> words(argv + 1, argv + argc);
+  run.args = exec.settings.args = CutArguments(app, words);
+  std::ranges::reverse(words);  // as CLI11 wants them
   try {
-    app.parse(argc, argv);
+    app.parse(words);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kFailure;
   }
