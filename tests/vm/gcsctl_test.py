@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """gcsctl as a person uses it: every command against a VM of its own. Prints PASS and FAIL lines (tests/README.md)."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -24,7 +25,7 @@ OCI_IMAGE = os.path.join(BUILD, "tests", "host", "image", "oci-image")
 
 work = tempfile.mkdtemp(prefix="gcsctl-test.", dir="/tmp")
 image = os.path.join(work, "image")
-os.environ["GCSCTL_STATE"] = os.path.join(work, "state")
+STATE = os.environ["GCSCTL_STATE"] = os.path.join(work, "state")
 failed = False
 
 
@@ -38,6 +39,29 @@ def expect(got, code, out=None, err_has=""):
     assert got[0] == code, f"exit code {got[0]}, not {code}: {got[1]!r} {got[2]!r}"
     assert out is None or got[1] == out, f"stdout {got[1]!r}, not {out!r}; stderr {got[2]!r}"
     assert err_has in got[2], f"{err_has!r} not in stderr {got[2]!r}"
+
+
+def containers():
+    code, out, err = gcsctl("ps", "--json")
+    assert code == 0, err
+    return {container["container_id"]: container for container in json.loads(out).get("containers", [])}
+
+
+def until(what, condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def begun(*words, **options):
+    """gcsctl in the background; killed if the test does not end it."""
+    with subprocess.Popen([GCSCTL, *words], **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 CASES = []
@@ -79,12 +103,43 @@ def one_shot():
     assert steps["all"] > 0 and "create" in steps, steps
     expect(gcsctl("run", "/no/such/image"), 125, err_has="/no/such/image")
     expect(gcsctl("run", image, "no-such-program"), 127)
-    assert os.listdir(os.environ["GCSCTL_STATE"]) in ([], ["default"]), os.listdir(os.environ["GCSCTL_STATE"])
+    assert os.listdir(STATE) in ([], ["default"]), os.listdir(STATE)
+
+
+@case("a signal ends a run in its VM's boot, SIGKILL one that runs, and nothing is left")
+def one_shot_interrupted():
+    def gone(pid):
+        until("its files are gone", lambda: not os.path.exists(os.path.join(STATE, f"run-{pid}")))
+        assert not processes_with(f"/run-{pid}/"), "QEMU is left"
+
+    with begun("run", image, "sleep", "1000") as process:
+        until("QEMU runs", lambda: processes_with(f"/run-{process.pid}/"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == -signal.SIGTERM, process.returncode
+        gone(process.pid)
+    with begun("run", image, "sh", "-c", "echo up; sleep 1000", stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"up\n"
+        process.kill()
+        gone(process.pid)
+    with begun("vm", "start", "--vm", "half") as process:
+        until("QEMU runs", lambda: processes_with("/state/half/"))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == -signal.SIGINT, process.returncode
+        until("QEMU ends", lambda: not processes_with("/state/half/"))
+
+
+PAUSED_SECONDS = 62
+paused = None
 
 
 @case("a VM is started once, and told to be there")
 def start():
+    global paused
     expect(gcsctl("vm", "start"), 0)
+    # Read by the case of the reader that pauses, so that the pause costs no time of its own.
+    words = ["run", "--rm", "--name", "paused", image, "head", "-c", "300000", "/dev/zero"]
+    paused = subprocess.Popen([GCSCTL, *words], stdout=subprocess.PIPE)  # pylint: disable=consider-using-with
+    paused.begin = time.monotonic()
     expect(gcsctl("vm", "start"), 125, err_has="runs already")
     code, out, _ = gcsctl("--json", "vm", "status")
     assert code == 0 and json.loads(out)["running"] is True
@@ -147,8 +202,7 @@ def volumes():
 @case("a detached container is listed, exec'd into, measured, killed, waited for and removed")
 def detached():
     expect(gcsctl("run", "-d", "--name", "back", image, "sh", "-c", "echo started; sleep 1000"), 0, "back\n")
-    code, out, _ = gcsctl("ps", "--json")
-    assert code == 0 and json.loads(out)["containers"][0]["status"] == "CONTAINER_STATUS_RUNNING", out
+    assert containers()["back"]["status"] == "CONTAINER_STATUS_RUNNING"
     expect(gcsctl("exec", "back", "sh", "-c", "echo in; echo err >&2; exit 9"), 9, "in\n", "err")
     expect(gcsctl("exec", "-i", "-u", "user", "back", "sh", "-c", "id -un; cat", stdin=b"x\n"), 0, "user\nx\n")
     expect(gcsctl("exec", "back", "no-such"), 127)
@@ -194,8 +248,32 @@ def broken_pipe():
     command = f"{GCSCTL} run --rm {image} yes | head -n 2"
     done = subprocess.run(command, shell=True, capture_output=True, timeout=60, check=False)
     assert done.stdout == b"y\ny\n", done.stdout
-    code, out, _ = gcsctl("ps", "--json")
-    assert code == 0 and not json.loads(out).get("containers"), out
+    assert containers().keys() <= {"paused"}, containers()
+
+
+@case("signals end what follows events and logs")
+def followers():
+    for words, number in ((["events", "-f"], signal.SIGTERM), (["logs", "-f"], signal.SIGINT)):
+        with begun(*words, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline()
+            process.send_signal(number)
+            assert process.wait(5) == -number, process.returncode
+
+
+@case("output waits for a reader that pauses, until a signal says that it needs not")
+def paused_reader():
+    words = ["run", "--rm", "--name", "stalled", image, "head", "-c", "300000", "/dev/zero"]
+    with begun(*words, stdout=subprocess.PIPE) as process:
+        until("its end", lambda: containers().get("stalled", {}).get("status") == "CONTAINER_STATUS_STOPPED")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 125, process.returncode
+    assert "stalled" not in containers()
+    time.sleep(max(0, paused.begin + PAUSED_SECONDS - time.monotonic()))
+    assert containers()["paused"]["status"] == "CONTAINER_STATUS_STOPPED"
+    assert len(paused.stdout.read()) == 300000
+    assert paused.wait(20) == 0, paused.returncode
+    assert "paused" not in containers()
 
 
 @case("a terminal has the caller's size, follows it, takes Ctrl-C, and is given back")
@@ -274,6 +352,8 @@ def main():
             print(f"FAIL {name}: {' '.join(str(error).split())[:1000] or error!r}", flush=True)
             traceback.print_exc()
     gcsctl("vm", "stop", "--force")
+    if paused:
+        paused.kill()
     shutil.rmtree(work, ignore_errors=True)
     return 1 if failed else 0
 

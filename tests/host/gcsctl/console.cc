@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/gcsctl/console.h"
 
+#include <limits.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -21,7 +23,6 @@ namespace gcs::gcsctl {
 
 namespace {
 
-constexpr int64_t kOutputTimeoutMs = 60'000;
 constexpr int kForwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH};
 // As the first process of a pid namespace may ignore everything but SIGKILL.
 constexpr int kInterruptsThatKill = 3;
@@ -33,15 +34,16 @@ sigset_t ForwardedSet() {
   return set;
 }
 
-bool WriteAll(int fd, std::string_view data) {
+// False: nobody reads any more, or `stop` has become readable.
+bool WriteAll(int fd, std::string_view data, int stop) {
   while (!data.empty()) {
-    const ssize_t n = write(fd, data.data(), data.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && errno == EAGAIN) {
-      pollfd entry = {.fd = fd, .events = POLLOUT, .revents = 0};
-      poll(&entry, 1, -1);
-      continue;
-    }
+    std::array<pollfd, 2> fds = {pollfd{.fd = fd, .events = POLLOUT, .revents = 0},
+                                 pollfd{.fd = stop, .events = POLLIN, .revents = 0}};
+    if (poll(fds.data(), fds.size(), -1) < 0) continue;
+    if (fds[1].revents != 0) return false;
+    // A pipe that poll calls writable takes this much without blocking.
+    const ssize_t n = write(fd, data.data(), std::min<size_t>(data.size(), PIPE_BUF));
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n < 0) return false;
     data.remove_prefix(n);
   }
@@ -72,27 +74,30 @@ WindowSize TerminalSize() {
 void BlockSignals() {
   const sigset_t set = ForwardedSet();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  signal(SIGPIPE, SIG_IGN);
 }
 
 struct Console::State {
   host::Client* client = nullptr;
   ConsoleOptions options;
-  base::Fd event;  // the process has ended, or its output has nowhere to go
-  base::Fd stop;   // the reader of our stdin is to end
+  base::Fd event;  // all is over, or the output has nowhere to go
+  base::Fd stop;   // the reader of our stdin and the writer of our outputs are to end
   base::Fd signals;
   std::unique_ptr<RawTerminal> raw;
   std::unique_ptr<host::AttachSession> session;
   std::atomic<bool> broken_output = false;
-  std::atomic<bool> ended = false;
+  std::atomic<bool> ended = false;     // the process
+  std::atomic<bool> finished = false;  // it, and all its output is written; what follows is set
   host::CallResult<v1::WaitProcessResponse> exit;
+  host::CallResult<> outputs;
   std::thread waiter, reader;
   int interrupts = 0;
+  bool interrupted = false;  // while output waited for its reader after the process's end
 
-  void Ring() const {
+  static void Ring(const base::Fd& eventfd) {
     const uint64_t one = 1;
-    if (write(event.get(), &one, sizeof one) < 0) perror("gcsctl: eventfd");
+    if (write(eventfd.get(), &one, sizeof one) < 0) perror("gcsctl: eventfd");
   }
+  void Wait();
   void ReadInput();
   void OnSignal(int signal);
   void Send(int signal);
@@ -126,7 +131,25 @@ void Console::State::Send(int signal) {
   }
 }
 
+void Console::State::Wait() {
+  v1::WaitProcessRequest request;
+  request.set_container_id(options.container_id);
+  request.set_process_id(options.process_id);
+  exit = client->Call(request, {.timeout_ms = 0});
+  ended = true;
+  // A reader that pauses may take its time: the agent ends the outputs, a lost connection the session.
+  if (exit) outputs = session->WaitOutputs(0);
+  finished = true;
+  Ring(event);
+}
+
 void Console::State::OnSignal(int signal) {
+  if (ended) {
+    if (signal != SIGINT && signal != SIGTERM && signal != SIGHUP && signal != SIGQUIT) return;
+    interrupted = true;
+    Ring(stop);
+    return;
+  }
   if (signal == SIGWINCH) {
     const WindowSize size = TerminalSize();
     if (options.terminal && size.width != 0) session->Resize(size.width, size.height);
@@ -154,17 +177,16 @@ host::CallResult<std::unique_ptr<Console>> Console::Attach(host::Client& client,
   attach.err = !state->options.terminal;
   attach.on_output = [raw](v1::Stream stream, std::string_view data) {
     if (raw->broken_output) return;
-    if (WriteAll(stream == v1::STREAM_STDERR ? STDERR_FILENO : STDOUT_FILENO, data)) return;
+    if (WriteAll(stream == v1::STREAM_STDERR ? STDERR_FILENO : STDOUT_FILENO, data, raw->stop.get())) return;
     raw->broken_output = true;
-    raw->Ring();
+    State::Ring(raw->event);
   };
   GCS_ASSIGN(state->session, host::AttachSession::Open(client, std::move(attach)));
   return std::unique_ptr<Console>(new Console(std::move(state)));
 }
 
 Console::~Console() {
-  const uint64_t one = 1;
-  if (write(state_->stop.get(), &one, sizeof one) < 0) perror("gcsctl: eventfd");
+  State::Ring(state_->stop);
   // A writer that waits for room is woken by the process's end or by the session's failure.
   if (state_->reader.joinable()) state_->reader.join();
   if (state_->waiter.joinable()) state_->waiter.join();
@@ -178,16 +200,9 @@ host::CallResult<v1::ExitStatus> Console::Run() {
   }
   if (state.options.terminal) state.OnSignal(SIGWINCH);
   if (state.options.in) state.reader = std::thread([&state] { state.ReadInput(); });
-  state.waiter = std::thread([&state] {
-    v1::WaitProcessRequest request;
-    request.set_container_id(state.options.container_id);
-    request.set_process_id(state.options.process_id);
-    state.exit = state.client->Call(request, {.timeout_ms = 0});
-    state.ended = true;
-    state.Ring();
-  });
+  state.waiter = std::thread([&state] { state.Wait(); });
   bool killed = false;
-  while (!state.ended) {
+  while (!state.finished) {
     std::array<pollfd, 2> fds = {pollfd{.fd = state.signals.get(), .events = POLLIN, .revents = 0},
                                  pollfd{.fd = state.event.get(), .events = POLLIN, .revents = 0}};
     if (poll(fds.data(), fds.size(), -1) < 0) continue;
@@ -197,20 +212,23 @@ host::CallResult<v1::ExitStatus> Console::Run() {
         state.OnSignal(static_cast<int>(info.ssi_signo));
       }
     }
-    if (fds[1].revents != 0 && !state.ended) {
+    if (fds[1].revents != 0 && !state.finished) {
       uint64_t count = 0;
       if (read(state.event.get(), &count, sizeof count) < 0) break;
       // Nobody reads us any more ("| head"): what would get SIGPIPE here ends there.
-      if (state.broken_output && !killed) {
+      if (state.broken_output && !killed && !state.ended) {
         killed = true;
         state.Send(SIGKILL);
       }
     }
   }
-  const auto outputs = state.session->WaitOutputs(kOutputTimeoutMs);
   state.raw.reset();
   if (!state.exit) return std::unexpected(state.exit.error());
-  if (!outputs) return std::unexpected(outputs.error());
+  if (!state.outputs) return std::unexpected(state.outputs.error());
+  if (state.interrupted && state.broken_output) {
+    return std::unexpected(
+        host::CallError{{"write output", EINTR, state.options.container_id, "not all of it"}, 0, false});
+  }
   return state.exit->exit();
 }
 

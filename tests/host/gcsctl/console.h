@@ -33,7 +33,7 @@ struct WindowSize {
 };
 WindowSize TerminalSize();
 
-// Before the first thread: signals that Console forwards are delivered to it only.
+// Before the first thread of a command that attaches: signals that Console forwards are delivered to it only.
 void BlockSignals();
 
 struct ConsoleOptions {

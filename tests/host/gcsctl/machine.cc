@@ -70,7 +70,7 @@ base::Result<Machine> FromJson(const std::string& text, const std::string& dir) 
   return machine;
 }
 
-base::Result<Machine> StartVm(const StartOptions& options, const std::string& dir,
+base::Result<Machine> StartVm(const StartOptions& options, const std::string& dir, const base::Fd& signals,
                               std::unique_ptr<host::Vm>& vm) {
   host::VmOptions boot;
   boot.kernel = options.image_dir + "/vmlinux";
@@ -82,6 +82,7 @@ base::Result<Machine> StartVm(const StartOptions& options, const std::string& di
   boot.ready_port = kReadyPort;
   boot.console_log = dir + "/console.log";
   boot.start_timeout_ms = options.timeout_ms;
+  boot.cancel_fd = signals.get();
   // A guest cannot switch microvm off.
   if (options.machine == host::Machine::kMicrovm) boot.command_line = "gcs.poweroff=reboot";
   if (!options.append.empty()) boot.command_line += " " + options.append;
@@ -125,14 +126,23 @@ void CleanDir(const std::string& dir) {
   }
 }
 
-// The supervisor's life. `alive` is locked for as long as it lives; `result` gets one JSON document.
-[[noreturn]] void Supervise(const StartOptions& options, const std::string& dir, const base::Fd& alive,
-                            base::Fd result) {
+void RemoveDir(const std::string& dir) {
+  std::error_code ignored;
+  std::filesystem::remove_all(dir, ignored);
+}
+
+sigset_t EndingSignals() {
   sigset_t signals;
   sigemptyset(&signals);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT}) sigaddset(&signals, signal);
-  sigprocmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
+  return signals;
+}
+
+// The supervisor's life, with EndingSignals blocked. `alive` is locked for as long as it lives; `result` gets
+// one JSON document.
+[[noreturn]] void Supervise(const StartOptions& options, const std::string& dir, const base::Fd& alive,
+                            base::Fd result) {
+  const sigset_t signals = EndingSignals();
   const base::Fd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC));
   rlimit files{};
   if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
@@ -142,13 +152,15 @@ void CleanDir(const std::string& dir) {
   int code = 0;
   {
     std::unique_ptr<host::Vm> vm;
-    const auto machine = StartVm(options, dir, vm);
+    const auto machine = StartVm(options, dir, signal_fd, vm);
     if (!machine) {
       const base::Error& error = machine.error();
       Tell(result.get(),
            {{"step", error.step}, {"err", error.err}, {"object", error.object}, {"message", error.message}});
       code = 1;
     } else {
+      // The VM is the caller's until it is up.
+      if (!options.one_shot) prctl(PR_SET_PDEATHSIG, 0);
       Tell(result.get(), ToJson(*machine));
       result.Reset();
       const base::Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, machine->qemu, 0)));
@@ -162,6 +174,7 @@ void CleanDir(const std::string& dir) {
       fputs(messages.c_str(), stderr);
     }
     CleanDir(dir);
+    if (options.one_shot) RemoveDir(dir);
   }
   fflush(nullptr);
   static_cast<void>(alive);
@@ -210,14 +223,18 @@ base::Result<Starting> Starting::Begin(const StartOptions& options) {
              base::OpenFile(dir + "/supervisor.log", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   fflush(nullptr);
   const pid_t parent = getpid();
+  // The child is never without its mask.
+  const sigset_t signals = EndingSignals();
+  sigset_t before;
+  sigprocmask(SIG_BLOCK, &signals, &before);
   const pid_t child = fork();
+  if (child != 0) sigprocmask(SIG_SETMASK, &before, nullptr);
   if (child < 0) return base::ErrnoError("fork");
   if (child == 0) {
     setsid();
-    if (options.one_shot) {
-      prctl(PR_SET_PDEATHSIG, SIGTERM);
-      if (getppid() != parent) _exit(1);
-    }
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    // It has died before the line above.
+    if (getppid() != parent) kill(getpid(), SIGTERM);
     dup2(null.get(), STDIN_FILENO);
     dup2(log.get(), STDOUT_FILENO);
     dup2(log.get(), STDERR_FILENO);
@@ -250,8 +267,7 @@ void Starting::Abandon() {
     kill(supervisor_, SIGTERM);
     waitpid(supervisor_, nullptr, 0);
   }
-  std::error_code ignored;
-  std::filesystem::remove_all(StateRoot() + "/" + options_.name, ignored);
+  RemoveDir(StateRoot() + "/" + options_.name);
 }
 
 base::Result<std::optional<Machine>> FindMachine(const std::string& name) {
@@ -280,17 +296,15 @@ base::Result<Machine> RequireMachine(const std::string& name) {
   return std::move(*machine);
 }
 
-void RemoveMachineDir(const Machine& machine) {
-  std::error_code ignored;
-  std::filesystem::remove_all(machine.dir, ignored);
-}
+void RemoveMachineDir(const Machine& machine) { RemoveDir(machine.dir); }
 
 base::Result<> WaitGone(const Machine& machine, int64_t timeout_ms) {
   const std::string path = machine.dir + "/alive";
   const base::Fd alive(open(path.c_str(), O_RDWR | O_CLOEXEC));
-  if (!alive) return base::ErrnoError("open", path);
+  if (!alive && errno != ENOENT) return base::ErrnoError("open", path);
   const int64_t deadline = base::MonotonicNs() + (timeout_ms * base::kNsPerMs);
-  while (flock(alive.get(), LOCK_EX | LOCK_NB) != 0) {
+  // Without the file, a supervisor of one run has ended.
+  while (alive && flock(alive.get(), LOCK_SH | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return base::ErrnoError("flock", path);
     if (base::MonotonicNs() > deadline) return base::MakeError(ETIMEDOUT, "stop vm", machine.name);
     const timespec pause = {.tv_sec = 0, .tv_nsec = 10 * base::kNsPerMs};

@@ -11,7 +11,6 @@
 
 #include "base/log.h"
 #include "host/gcsctl/commands.h"
-#include "host/gcsctl/console.h"
 #include "host/gcsctl/run.h"
 
 namespace gcs::gcsctl {
@@ -182,7 +181,7 @@ std::vector<std::string> CutArguments(const CLI::App& app, std::vector<std::stri
 }
 
 int Main(int argc, char** argv) {
-  BlockSignals();
+  signal(SIGPIPE, SIG_IGN);
   Cli cli;
   StartOptions start;
   RunOptions run;

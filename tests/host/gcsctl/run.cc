@@ -236,7 +236,11 @@ class Runner {
     v1::DeleteContainerRequest request;
     request.set_container_id(id_);
     request.set_force(true);
-    if (const auto deleted = client_.Call(request); !deleted) Report(deleted.error());
+    if (const auto deleted = client_.Call(request); !deleted) {
+      Report(deleted.error());
+      // Nobody answers: nothing can be swept either.
+      if (!deleted.error().from_agent) return;
+    }
     if (const auto swept = storage_.Sweep(); !swept) Report(swept.error());
     if (!options_.volumes.empty()) EndUnusedShares(client_, machine_);
     watch_.Lap("delete");
@@ -268,10 +272,10 @@ class Runner {
     const auto exit = (*console)->Run();
     watch_.Lap("run");
     console->reset();
-    // A VM that can't be reached has nothing left to be deleted.
-    if (!exit && !exit.error().from_agent) return Report(exit.error());
-    if (options_.remove || !exit) Delete();
-    if (!exit) return Report(exit.error());
+    if (!exit) Report(exit.error());
+    // A failure of ours leaves no container, if its VM still runs.
+    if (exit ? options_.remove : FindMachine(machine_.name).value_or(std::nullopt).has_value()) Delete();
+    if (!exit) return kFailure;
     if (exit->oom_killed()) fprintf(stderr, "gcsctl: the container ran out of memory\n");
     return exit->exit_code();
   }
@@ -335,7 +339,7 @@ int Run(RunOptions options) {
     if (!begun) return Report(begun.error());
     starting = std::move(*begun);
   }
-  // The VM boots meanwhile. From here on there may be threads.
+  // The VM boots meanwhile. No thread may start before BlockSignals.
   int code = kFailure;
   std::optional<Machine> vm = own ? std::nullopt : std::move(*machine);
   const auto run = [&]() -> int {
@@ -365,6 +369,8 @@ int Run(RunOptions options) {
       watch.Add("boot (beside it)", vm->boot_ns);
       watch.Lap("wait for boot");
     }
+    // Until here a signal ends us, and so the VM that is ours. What Runner makes in a guest must be undone.
+    BlockSignals();
     return Runner(options, *vm, layers, *image, watch).Run();
   };
   code = run();
@@ -380,6 +386,7 @@ int Run(RunOptions options) {
 }
 
 int Exec(const Machine& machine, const ExecOptions& options) {
+  BlockSignals();
   host::Client client(machine.connector());
   host::ContainerSettings settings = options.settings;
   if (!options.user.empty()) {
@@ -431,6 +438,7 @@ int Exec(const Machine& machine, const ExecOptions& options) {
 }
 
 int AttachTo(const Machine& machine, const std::string& container_id) {
+  BlockSignals();
   host::Client client(machine.connector());
   auto console = Console::Attach(
       client, {.container_id = container_id, .process_id = {}, .in = false, .terminal = false});

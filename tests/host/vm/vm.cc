@@ -113,8 +113,9 @@ base::Result<bool> Vm::State::Reap(bool block) {
 
 base::Result<> Vm::State::WaitReady(const base::Fd& listener) {
   const int64_t deadline = started_ns + (options.start_timeout_ms * base::kNsPerMs);
-  std::array<pollfd, 2> fds = {pollfd{.fd = listener.get(), .events = POLLIN, .revents = 0},
-                               pollfd{.fd = process.pidfd.get(), .events = POLLIN, .revents = 0}};
+  std::array<pollfd, 3> fds = {pollfd{.fd = listener.get(), .events = POLLIN, .revents = 0},
+                               pollfd{.fd = process.pidfd.get(), .events = POLLIN, .revents = 0},
+                               pollfd{.fd = options.cancel_fd, .events = POLLIN, .revents = 0}};
   for (;;) {
     GCS_ASSIGN(const int ready, PollUntil(fds, deadline));
     if (ready == 0) {
@@ -127,6 +128,7 @@ base::Result<> Vm::State::WaitReady(const base::Fd& listener) {
       ready_ns = base::MonotonicNs();
       return {};
     }
+    if (fds[2].revents != 0) return base::MakeError(ECANCELED, "wait for the guest", "QEMU");
     if (fds[1].revents != 0) {
       GCS_TRY(Reap(true));
       return EarlyEnd(

@@ -45,6 +45,7 @@ struct VmOptions {
       run_dir;  // sockets live here; empty: a new one below /tmp, removed when the VM ends. At most 80 bytes.
   uint32_t ready_port =
       0;  // the guest dials this host port when it is up (gcs.ready-port=N); 0: Start does not wait
+  int cancel_fd = -1;                 // readable: Start gives up waiting for the guest (ECANCELED)
   int64_t start_timeout_ms = 60'000;  // from QEMU's start to the ready call
   bool allow_reset = false;           // a guest's reboot boots again instead of ending QEMU
   std::string qemu = "qemu-system-x86_64";
