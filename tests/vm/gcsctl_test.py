@@ -223,6 +223,14 @@ def detached():
     assert code == 0 and "ContainerService.Create" in out
 
 
+@case("attach shows what a container with a terminal prints")
+def attach_terminal():
+    expect(gcsctl("run", "-d", "-t", "--name", "tty", image, "sh", "-c", "echo seen; exit 3"), 0, "tty\n")
+    expect(gcsctl("attach", "tty"), 3, "seen\r\n")
+    expect(gcsctl("rm", "tty"), 0)
+    expect(gcsctl("attach", "tty"), 125, err_has="tty")
+
+
 @case("signals are forwarded, and the third interrupt kills")
 def signals():
     loop = "echo up; while true; do sleep 0.1; done"

@@ -174,7 +174,7 @@ host::CallResult<std::unique_ptr<Console>> Console::Attach(host::Client& client,
   attach.container_id = state->options.container_id;
   attach.process_id = state->options.process_id;
   attach.in = state->options.in;
-  attach.err = !state->options.terminal;
+  attach.err = state->options.err;
   attach.on_output = [raw](v1::Stream stream, std::string_view data) {
     if (raw->broken_output) return;
     if (WriteAll(stream == v1::STREAM_STDERR ? STDERR_FILENO : STDOUT_FILENO, data, raw->stop.get())) return;

@@ -40,6 +40,7 @@ struct ConsoleOptions {
   std::string container_id;
   std::string process_id;
   bool in = false;
+  bool err = true;  // a process with a terminal has no stderr of its own
   bool terminal = false;
 };
 

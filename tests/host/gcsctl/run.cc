@@ -259,6 +259,7 @@ class Runner {
     auto console = Console::Attach(client_, {.container_id = id_,
                                              .process_id = {},
                                              .in = options_.interactive,
+                                             .err = !options_.settings.terminal,
                                              .terminal = options_.settings.terminal});
     if (!console) {
       Delete();
@@ -426,6 +427,7 @@ int Exec(const Machine& machine, const ExecOptions& options) {
   auto console = Console::Attach(client, {.container_id = options.container_id,
                                           .process_id = request.process_id(),
                                           .in = options.interactive,
+                                          .err = !settings.terminal,
                                           .terminal = settings.terminal});
   if (!console) return Report(console.error());
   const auto exit = (*console)->Run();
@@ -440,8 +442,14 @@ int Exec(const Machine& machine, const ExecOptions& options) {
 int AttachTo(const Machine& machine, const std::string& container_id) {
   BlockSignals();
   host::Client client(machine.connector());
-  auto console = Console::Attach(
-      client, {.container_id = container_id, .process_id = {}, .in = false, .terminal = false});
+  ConsoleOptions options = {
+      .container_id = container_id, .process_id = {}, .in = false, .err = true, .terminal = false};
+  auto console = Console::Attach(client, options);
+  if (!console && console.error().from_agent && console.error().err == EINVAL) {
+    // It has a terminal, which the container's state does not tell.
+    options.err = false;
+    console = Console::Attach(client, options);
+  }
   if (!console) return Report(console.error());
   const auto exit = (*console)->Run();
   if (!exit) return Report(exit.error());
