@@ -147,6 +147,19 @@ def start():
     assert code == 0 and json.loads(out)["api_version"] == "v1"
 
 
+@case("a VM starts while somebody looks whether it runs")
+def start_watched():
+    os.makedirs(os.path.join(STATE, "watched"))
+    with open(os.path.join(STATE, "watched", "alive"), "w", encoding="utf-8") as alive:
+        fcntl.flock(alive, fcntl.LOCK_SH)
+        with begun("vm", "start", "--vm", "watched", "--vm-memory", "256") as process:
+            time.sleep(0.5)
+            expect(gcsctl("vm", "status", "--vm", "watched"), 1)
+            fcntl.flock(alive, fcntl.LOCK_UN)
+            assert process.wait(60) == 0, process.returncode
+    expect(gcsctl("vm", "stop", "--force", "--vm", "watched"), 0)
+
+
 @case("exit codes: the container's, 125 for gcsctl's own, 126 and 127 as a shell has them")
 def exit_codes():
     for code in (0, 1, 42):

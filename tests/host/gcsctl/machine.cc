@@ -126,6 +126,24 @@ void CleanDir(const std::string& dir) {
   }
 }
 
+// Takes the lock of a VM that is to run, for the supervisor. Who only looks at the VM (FindMachine) holds it
+// shared for a moment.
+base::Result<> LockAlive(const base::Fd& alive, const std::string& name) {
+  constexpr int64_t kLookNs = 5 * base::kNsPerSec;
+  const int64_t deadline = base::MonotonicNs() + kLookNs;
+  while (flock(alive.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return base::ErrnoError("flock", name);
+    if (flock(alive.get(), LOCK_SH | LOCK_NB) != 0) {
+      return base::MakeError(EEXIST, "start vm", name, "it runs already");
+    }
+    if (base::MonotonicNs() > deadline) return base::MakeError(EBUSY, "start vm", name, "its lock is held");
+    flock(alive.get(), LOCK_UN);
+    const timespec pause = {.tv_sec = 0, .tv_nsec = 10 * base::kNsPerMs};
+    nanosleep(&pause, nullptr);
+  }
+  return {};
+}
+
 void RemoveDir(const std::string& dir) {
   std::error_code ignored;
   std::filesystem::remove_all(dir, ignored);
@@ -209,10 +227,7 @@ base::Result<Starting> Starting::Begin(const StartOptions& options) {
   const std::string dir = StateRoot() + "/" + options.name;
   GCS_TRY(base::MakeDirs(dir, 0700));
   GCS_ASSIGN(base::Fd alive, base::OpenFile(dir + "/alive", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (flock(alive.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) return base::MakeError(EEXIST, "start vm", options.name, "it runs already");
-    return base::ErrnoError("flock", dir + "/alive");
-  }
+  GCS_TRY(LockAlive(alive, options.name));
   CleanDir(dir);
   std::array<int, 2> ends{};
   if (pipe2(ends.data(), O_CLOEXEC) != 0) return base::ErrnoError("pipe2");
@@ -278,7 +293,8 @@ base::Result<std::optional<Machine>> FindMachine(const std::string& name) {
     if (errno == ENOENT) return std::nullopt;
     return base::ErrnoError("open", dir + "/alive");
   }
-  if (flock(alive.get(), LOCK_EX | LOCK_NB) == 0) return std::nullopt;
+  // Shared: looking must keep nobody from starting it.
+  if (flock(alive.get(), LOCK_SH | LOCK_NB) == 0) return std::nullopt;
   if (errno != EWOULDBLOCK) return base::ErrnoError("flock", dir + "/alive");
   auto text = base::ReadFile(StateFile(dir));
   // On its way up, or down.
