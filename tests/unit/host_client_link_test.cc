@@ -83,6 +83,26 @@ TEST_CASE("a peer that hangs up at once is tried on new connections, and the cal
   CHECK(base::MonotonicNs() - begin < 10 * base::kNsPerSec);
 }
 
+TEST_CASE("a peer that hangs up at once ends what follows events and logs, after some pauses") {
+  int calls = 0;
+  Client client(
+      [&calls]() -> base::Result<base::Fd> {
+        ++calls;
+        int ends[2];
+        REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+        const base::Fd theirs(ends[1]);
+        return base::Fd(ends[0]);
+      },
+      {.reconnect_timeout_ms = 300});
+  uint64_t cursor = 0;
+  const int64_t begin = base::MonotonicNs();
+  CHECK_FALSE(client.WatchEvents(cursor, true, [](const v1::Event&) { return true; }));
+  CHECK_FALSE(client.ReadLogs(cursor, true, [](const v1::LogRecord&) { return true; }));
+  CHECK(calls > 2);
+  CHECK(calls < 200);
+  CHECK(base::MonotonicNs() - begin < 10 * base::kNsPerSec);
+}
+
 TEST_CASE("a peer that says nothing ends the call at its deadline") {
   base::Fd theirs;
   Client client([&theirs]() -> base::Result<base::Fd> {

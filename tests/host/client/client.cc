@@ -62,8 +62,7 @@ CallResult<std::string> CallBytes(Link& link, const std::string& path, const std
                                   const CallOptions& options) {
   const int64_t timeout_ms = std::min(options.timeout_ms, kLongestTimeoutMs);
   const int64_t deadline = timeout_ms == 0 ? 0 : base::MonotonicNs() + (timeout_ms * base::kNsPerMs);
-  // An agent that takes connections and drops each at once must not be asked for ever.
-  int64_t lost_since = 0;
+  Losses losses;
   while (true) {
     auto connection = link.Get(deadline);
     if (!connection) return std::unexpected(std::move(connection).error());
@@ -71,17 +70,9 @@ CallResult<std::string> CallBytes(Link& link, const std::string& path, const std
     const int64_t begin = base::MonotonicNs();
     const grpc::Status status = CallOnce(*connection->channel, path, request, response, deadline);
     if (status.ok()) return response;
-    if (!IsLost(status)) return std::unexpected(ToCallError(status, path));
-    link.Broken(connection->generation);
-    const int64_t now = base::MonotonicNs();
-    if (lost_since == 0 || now - begin > base::kNsPerSec) lost_since = now;
-    if (now - lost_since > link.options().reconnect_timeout_ms * base::kNsPerMs ||
-        (deadline != 0 && now >= deadline)) {
+    if (!IsLost(status) || !losses.Retry(link, connection->generation, begin) ||
+        (deadline != 0 && base::MonotonicNs() >= deadline)) {
       return std::unexpected(ToCallError(status, path));
-    }
-    if (now - begin < 5 * base::kNsPerMs) {
-      const timespec pause = {.tv_sec = 0, .tv_nsec = 20 * base::kNsPerMs};
-      nanosleep(&pause, nullptr);
     }
   }
 }

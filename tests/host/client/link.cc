@@ -93,6 +93,16 @@ bool IsLost(const grpc::Status& status) {
   return status.error_code() == grpc::StatusCode::UNAVAILABLE && status.error_details().empty();
 }
 
+bool Losses::Retry(Link& link, uint64_t generation, int64_t begin_ns) {
+  link.Broken(generation);
+  const int64_t now = base::MonotonicNs();
+  // A connection that lasted was none that was dropped at once.
+  if (since_ns_ == 0 || now - begin_ns > base::kNsPerSec) since_ns_ = now;
+  if (now - since_ns_ > link.options().reconnect_timeout_ms * base::kNsPerMs) return false;
+  if (now - begin_ns < 5 * base::kNsPerMs) Pause(20 * base::kNsPerMs);
+  return true;
+}
+
 CallResult<Link::Connection> Link::Get(int64_t deadline_ns) {
   const std::lock_guard connecting(connecting_);
   {

@@ -38,6 +38,17 @@ class Link {
   uint64_t generation_ = 0;
 };
 
+// The connections that one call has lost in a row: an agent that takes connections and drops each at once
+// must not be asked for ever.
+class Losses {
+ public:
+  // The call that began at `begin_ns` has lost this connection. Whether to make it again; it pauses before.
+  bool Retry(Link& link, uint64_t generation, int64_t begin_ns);
+
+ private:
+  int64_t since_ns_ = 0;
+};
+
 CallError ToCallError(const grpc::Status& status, const std::string& what);
 CallError ToCallError(base::Error error);
 // The connection failed, not the call: nobody's ErrorDetail came with it.

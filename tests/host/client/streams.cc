@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/clock.h"
 #include "gcs/v1/events.grpc.pb.h"
 #include "gcs/v1/guest.grpc.pb.h"
 #include "host/client/link.h"
@@ -17,14 +18,17 @@ constexpr size_t kTarPiece = 256 << 10;
 // lost.
 template <typename Record, typename Open, typename Handle>
 CallResult<> Follow(Link& link, uint64_t& cursor, const char* what, const Open& open, const Handle& handle) {
+  Losses losses;
   while (true) {
     auto connection = link.Get(0);
     if (!connection) return std::unexpected(std::move(connection).error());
+    const int64_t begin = base::MonotonicNs();
     grpc::ClientContext context;
     auto stream = open(*connection, context);
     Record record;
     bool stopped = false;
     while (!stopped && stream->Read(&record)) {
+      losses = {};
       cursor = record.sequence();
       stopped = !handle(record);
     }
@@ -35,8 +39,9 @@ CallResult<> Follow(Link& link, uint64_t& cursor, const char* what, const Open& 
     }
     const grpc::Status status = stream->Finish();
     if (status.ok()) return {};
-    if (!IsLost(status)) return std::unexpected(ToCallError(status, what));
-    link.Broken(connection->generation);
+    if (!IsLost(status) || !losses.Retry(link, connection->generation, begin)) {
+      return std::unexpected(ToCallError(status, what));
+    }
   }
 }
 
