@@ -233,6 +233,45 @@ TEST_CASE("limits hold: entries, inodes, content, blob") {
   CHECK(RefusedTar(parents.Bytes(), limits).err == E2BIG);
 }
 
+TEST_CASE("what is held in memory has a limit: names, link targets, attributes") {
+  ImageLimits limits;
+  limits.metadata_bytes = 10'000;
+  const std::string long_name(200, 'n');
+  const auto refused = [&limits](const RawTar& tar) {
+    const base::Error error = RefusedTar(tar.Bytes(), limits);
+    CHECK(error.err == E2BIG);
+    CHECK(Contains(error.message, "10000 bytes"));
+  };
+  RawTar names, links, targets, attributes, directories, whiteouts;
+  links.File("f", "x");
+  for (int i = 0; i < 60; ++i) {
+    const std::string number = std::to_string(i);
+    names.Pax({{"path", long_name + number}}).File("x");
+    links.Pax({{"path", long_name + number}}).HardLink("x", "f");
+    directories.Pax({{"path", long_name + number + "/x"}}).File("x");
+    whiteouts.Pax({{"path", ".wh." + long_name + number}}).File("x");
+    targets.Pax({{"linkpath", long_name}}).Symlink(number, "y");
+    attributes.Pax({{"SCHILY.xattr.user.a", long_name}}).File(number);
+  }
+  for (const RawTar* tar : {&names, &links, &targets, &attributes, &directories, &whiteouts}) refused(*tar);
+  limits.metadata_bytes = 60 * 300;
+  const TempDir dir;
+  Layout(attributes.Bytes()).Write(dir / "layout");
+  CHECK(ConvertLayers(*OpenImage(dir / "layout"), dir / "cache", {}, limits));
+}
+
+TEST_CASE("a compressed archive around the blobs may be no bomb either") {
+  const TempDir dir;
+  const std::string bomb = RawTar().File("zeros", std::string(96 << 20, '\0')).Bytes();
+  for (const PackCompression compression : {PackCompression::kGzip, PackCompression::kZstd}) {
+    Save(dir / "bomb", Compress(bomb, compression));
+    const auto image = OpenImage(dir / "bomb");
+    REQUIRE_FALSE(image);
+    CHECK(image.error().err == EFBIG);
+    CHECK(Contains(image.error().message, "bomb"));
+  }
+}
+
 TEST_CASE("a million entries are the default's end") {
   // One file a million times, the smallest archive that has them: a compressed piece of it a hundred times,
   // as the whole has 512 MB.

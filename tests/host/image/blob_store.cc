@@ -14,6 +14,8 @@
 
 #include "base/paths.h"
 #include "host/image/archive_util.h"
+#include "host/image/image.h"
+#include "host/image/spool.h"
 
 namespace gcs::host {
 namespace {
@@ -166,9 +168,9 @@ base::Result<std::shared_ptr<BlobStore>> IndexArchive(std::shared_ptr<base::Fd> 
 // A whole archive under gzip, zstd, xz or bzip2, unpacked to memory that the kernel may swap to /tmp's disk.
 base::Result<std::shared_ptr<base::Fd>> Unpack(int file, const std::string& path) {
   const char* dir = getenv("TMPDIR");
-  auto out =
-      std::make_shared<base::Fd>(open(dir != nullptr ? dir : "/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  if (!out->valid()) return base::ErrnoError("open temporary file", dir != nullptr ? dir : "/tmp");
+  GCS_ASSIGN(base::Fd nameless, NamelessFile(dir != nullptr ? dir : "/tmp"));
+  auto out = std::make_shared<base::Fd>(std::move(nameless));
+  const ImageLimits limits;
   const ArchiveReader reader(archive_read_new());
   archive_read_support_format_raw(reader.get());
   archive_read_support_filter_gzip(reader.get());
@@ -188,6 +190,11 @@ base::Result<std::shared_ptr<base::Fd>> Unpack(int file, const std::string& path
     if (got == 0) break;
     total += static_cast<uint64_t>(got);
     if (total > kMaxUnpackedArchive) return base::MakeError(EFBIG, "decompress archive", path);
+    if (limits.IsBomb(static_cast<uint64_t>(archive_filter_bytes(reader.get(), -1)), total)) {
+      return base::MakeError(
+          EFBIG, "decompress archive", path,
+          "grows more than " + std::to_string(limits.ratio) + " times: a decompression bomb");
+    }
     for (la_ssize_t done = 0; done < got;) {
       const ssize_t n = write(out->get(), buffer.data() + done, static_cast<size_t>(got - done));
       if (n < 0) return base::ErrnoError("write temporary file", path);

@@ -19,15 +19,21 @@ namespace gcs::host {
 
 // What a conversion refuses to exceed (E2BIG, EFBIG, ENAMETOOLONG). All per layer.
 struct ImageLimits {
-  uint64_t blob_bytes = 16ULL << 30;     // the blob as stored
-  uint64_t stream_bytes = 64ULL << 30;   // the tar stream after decompression
-  uint64_t content_bytes = 64ULL << 30;  // sum of the logical sizes of regular files
-  uint64_t entries = 1'000'000;          // archive entries, and inodes made from them
-  uint32_t path_bytes = 4096;            // a path or link target in the archive
-  uint32_t depth = 128;                  // directories above an entry
-  uint32_t xattr_bytes = 4000;           // names and values of one inode; the format ends near 4 KiB
-  uint32_t ratio = 200;                  // tar bytes per blob byte, counted after the first ratio_free_bytes
+  uint64_t blob_bytes = 16ULL << 30;       // the blob as stored
+  uint64_t stream_bytes = 64ULL << 30;     // the tar stream after decompression
+  uint64_t content_bytes = 64ULL << 30;    // sum of the logical sizes of regular files
+  uint64_t entries = 1'000'000;            // archive entries, and inodes made from them
+  uint32_t path_bytes = 4096;              // a path or link target in the archive
+  uint32_t depth = 128;                    // directories above an entry
+  uint32_t xattr_bytes = 4000;             // names and values of one inode; the format ends near 4 KiB
+  uint64_t metadata_bytes = 256ULL << 20;  // sum of names, link targets, attributes: kept in memory
+  uint32_t ratio = 200;  // tar bytes per blob byte, counted after the first ratio_free_bytes
   uint64_t ratio_free_bytes = 64ULL << 20;
+
+  // Whether a stream that has grown from `in` to `out` bytes is a decompression bomb.
+  [[nodiscard]] bool IsBomb(uint64_t in, uint64_t out) const {
+    return out > ratio_free_bytes && (out - ratio_free_bytes) / ratio > in;
+  }
 };
 
 struct Platform {

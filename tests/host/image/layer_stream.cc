@@ -73,7 +73,7 @@ base::Result<std::span<const char>> LayerStream::Next() {
       return base::MakeError(EFBIG, "decompress layer", blob_.name,
                              "more than " + std::to_string(limits_.stream_bytes) + " bytes of tar");
     }
-    if (out_ > limits_.ratio_free_bytes && (out_ - limits_.ratio_free_bytes) / limits_.ratio > in_) {
+    if (limits_.IsBomb(in_, out_)) {
       return base::MakeError(
           EFBIG, "decompress layer", blob_.name,
           "grows more than " + std::to_string(limits_.ratio) + " times: a decompression bomb");

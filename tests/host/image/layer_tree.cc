@@ -67,7 +67,18 @@ base::Result<LayerTree::Path> LayerTree::Split(std::string_view name, std::strin
   return path;
 }
 
-base::Result<Inode*> LayerTree::NewInode(uint32_t mode, const std::string& entry) {
+base::Result<> LayerTree::Charge(uint64_t bytes, const std::string& entry) {
+  if (bytes > limits_.metadata_bytes - metadata_) {
+    return Refuse(E2BIG, entry,
+                  "names, link targets and attributes of more than " +
+                      std::to_string(limits_.metadata_bytes) + " bytes");
+  }
+  metadata_ += bytes;
+  return {};
+}
+
+base::Result<Inode*> LayerTree::NewInode(uint32_t mode, std::string_view name, const std::string& entry) {
+  GCS_TRY(Charge(name.size(), entry));
   if (inodes_.size() > limits_.entries) {
     return Refuse(E2BIG, entry, "more than " + std::to_string(limits_.entries) + " inodes");
   }
@@ -79,7 +90,7 @@ base::Result<Inode*> LayerTree::NewInode(uint32_t mode, const std::string& entry
 
 base::Result<Inode*> LayerTree::MakeDirectory(Inode& parent, const std::string& name,
                                               const std::string& entry) {
-  GCS_ASSIGN(Inode * made, NewInode(S_IFDIR | 0755, entry));
+  GCS_ASSIGN(Inode * made, NewInode(S_IFDIR | 0755, name, entry));
   const auto [at, inserted] = parent.children.try_emplace(name, made);
   if (!inserted) {
     // What was hidden below and what is there now come from the same archive: the directory hides the lower
@@ -173,6 +184,7 @@ base::Result<> LayerTree::SetXattrs(Inode& inode, const TarEntry& entry) {
     }
     inode.xattrs.emplace_back(name, value);
   }
+  GCS_TRY(Charge(bytes, entry.path));
   if (opaque) SetOpaque(inode);
   return {};
 }
@@ -205,7 +217,7 @@ base::Result<Inode*> LayerTree::AddWhiteout(Inode& parent, std::string_view name
     if (IsDirectory(*found->second)) SetOpaque(*found->second);
     return nullptr;
   }
-  GCS_ASSIGN(Inode * made, NewInode(S_IFCHR, entry));
+  GCS_ASSIGN(Inode * made, NewInode(S_IFCHR, hidden, entry));
   made->whiteout = true;
   parent.children[hidden] = made;
   return nullptr;
@@ -233,6 +245,7 @@ base::Result<Inode*> LayerTree::AddHardLink(Inode& parent, const std::string& le
       return Refuse(EINVAL, entry.path, "hard link replaces a directory above its target");
   }
   if (target->links >= kMaxLinks) return Refuse(EMLINK, entry.path, "more than 65000 links");
+  GCS_TRY(Charge(leaf.size(), entry.path));
   ++target->links;
   parent.children[leaf] = target;
   return nullptr;
@@ -280,7 +293,7 @@ base::Result<Inode*> LayerTree::Add(const TarEntry& entry) {
   }
   if (type != S_IFREG && entry.size != 0 && type != S_IFLNK)
     return Refuse(EBADMSG, entry.path, "data in a special file");
-  GCS_ASSIGN(Inode * inode, NewInode(type, entry.path));
+  GCS_ASSIGN(Inode * inode, NewInode(type, leaf, entry.path));
   GCS_TRY(SetMetadata(*inode, entry));
   if (type == S_IFREG) {
     if (entry.size > limits_.content_bytes - content_) {
@@ -295,6 +308,7 @@ base::Result<Inode*> LayerTree::Add(const TarEntry& entry) {
     if (entry.link.size() >= std::min<uint32_t>(limits_.path_bytes, PATH_MAX)) {
       return Refuse(ENAMETOOLONG, entry.path, "target of a symbolic link");
     }
+    GCS_TRY(Charge(entry.link.size(), entry.path));
     inode->target = entry.link;
   } else if (type == S_IFCHR || type == S_IFBLK) {
     if (entry.rdev_major > kMaxMajor || entry.rdev_minor > kMaxMinor) {

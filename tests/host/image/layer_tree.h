@@ -57,7 +57,10 @@ class LayerTree {
   base::Result<Path> Split(std::string_view name, std::string_view entry) const;
   // The directory that `path` but for its last component leads to; made when missing if `make`.
   base::Result<Inode*> Parent(const Path& path, bool make, const std::string& entry);
-  base::Result<Inode*> NewInode(uint32_t mode, const std::string& entry);
+  // Of a new name for it.
+  base::Result<Inode*> NewInode(uint32_t mode, std::string_view name, const std::string& entry);
+  // Counts bytes that are kept for `entry`.
+  base::Result<> Charge(uint64_t bytes, const std::string& entry);
   base::Result<Inode*> MakeDirectory(Inode& parent, const std::string& name, const std::string& entry);
   base::Result<Inode*> AddWhiteout(Inode& parent, std::string_view name, const std::string& entry);
   base::Result<Inode*> AddHardLink(Inode& parent, const std::string& leaf, const TarEntry& entry);
@@ -71,6 +74,7 @@ class LayerTree {
   Inode* root_;
   uint64_t entries_ = 0;
   uint64_t content_ = 0;
+  uint64_t metadata_ = 0;
   uint64_t dropped_ = 0;
 };
 

@@ -142,6 +142,8 @@ int Main(int argc, char** argv) {
   convert->add_option("--max-stream-bytes", limits.stream_bytes, "Limit of a layer's tar stream");
   convert->add_option("--max-content-bytes", limits.content_bytes, "Limit of a layer's files");
   convert->add_option("--max-entries", limits.entries, "Limit of a layer's entries");
+  convert->add_option("--max-metadata-bytes", limits.metadata_bytes,
+                      "Limit of a layer's names, link targets and attributes");
   convert->add_option("--max-ratio", limits.ratio, "Limit of a layer's compression ratio")
       ->check(CLI::PositiveNumber);
 

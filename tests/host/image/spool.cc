@@ -18,16 +18,21 @@ bool IsZero(const char* block) { return block[0] == 0 && memcmp(block, block + 1
 
 }  // namespace
 
-base::Result<Spool> Spool::Make(const std::string& dir) {
-  Spool spool;
-  spool.fd_.Reset(open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  if (!spool.fd_ && (errno == EOPNOTSUPP || errno == EISDIR)) {
+base::Result<base::Fd> NamelessFile(const std::string& dir) {
+  base::Fd fd(open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (!fd && (errno == EOPNOTSUPP || errno == EISDIR)) {
     // A file system without O_TMPFILE (some FUSE and network ones).
     std::string name = dir + "/.spool-XXXXXX";
-    spool.fd_.Reset(mkostemp(name.data(), O_CLOEXEC));
-    if (spool.fd_) unlink(name.c_str());
+    fd.Reset(mkostemp(name.data(), O_CLOEXEC));
+    if (fd) unlink(name.c_str());
   }
-  if (!spool.fd_) return base::ErrnoError("open temporary file", dir);
+  if (!fd) return base::ErrnoError("open temporary file", dir);
+  return fd;
+}
+
+base::Result<Spool> Spool::Make(const std::string& dir) {
+  Spool spool;
+  GCS_ASSIGN(spool.fd_, NamelessFile(dir));
   spool.buffer_.reserve(kBufferBytes);
   return spool;
 }

@@ -19,6 +19,9 @@ struct BlockRun {
   uint64_t count = 0;
 };
 
+// A file without a name on the file system of `dir`.
+base::Result<base::Fd> NamelessFile(const std::string& dir);
+
 // File contents between the archive and the disk: whole blocks in a nameless file, blocks of zeros left out.
 // The size of the disk and the digest of the stream are known only when the archive was read to its end.
 class Spool {
