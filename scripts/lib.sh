@@ -23,6 +23,9 @@ die() {
 
 now() { date +%s; }
 
+# tidy DIR: removes the entries of a cache directory that nobody has used (touched) for 30 days.
+tidy() { find "$1" -mindepth 1 -maxdepth 1 ! -name '.*' -mtime +30 -exec rm -rf {} + 2>/dev/null || true; }
+
 # stage TEXT COMMAND...: runs the command and says how long it took.
 stage() {
   local text=$1 begin status=0

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <chrono>
+
+#include "host/cache.h"
 #include "host_image_fixture.h"
 
 namespace gcs::host::testing {
@@ -257,6 +260,31 @@ TEST_CASE("the default image holds a shell and is made the same twice") {
   CHECK(Contains(Shell("debugfs -R 'cat /etc/passwd' " + (*disks)[0].path).second, "root:x:0:0"));
 }
 
+TEST_CASE("the cache forgets layers that were not used for 30 days") {
+  using std::chrono::hours;
+  const TempDir dir;
+  Layout(SmallTar()).Write(dir / "l");
+  const auto first = ConvertLayers(*OpenImage(dir / "l"), dir / "cache");
+  REQUIRE(first);
+  const auto age = [](const std::string& path, int days) {
+    std::filesystem::last_write_time(path, std::filesystem::file_time_type::clock::now() - hours(24 * days));
+  };
+  const std::string old = dir / "cache/layers/old.ext4";
+  const std::string recent = dir / "cache/layers/recent.ext4";
+  Save(old, "x");
+  Save(recent, "x");
+  age(old, 31);
+  age(recent, 29);
+  age((*first)[0].path, 31);
+  const auto second = ConvertLayers(*OpenImage(dir / "l"), dir / "cache");
+  REQUIRE(second);
+  CHECK((*second)[0].cached);
+  CHECK(std::filesystem::last_write_time((*second)[0].path) >
+        std::filesystem::file_time_type::clock::now() - hours(1));
+  CHECK_FALSE(std::filesystem::exists(old));
+  CHECK(std::filesystem::exists(recent));
+}
+
 TEST_CASE("the cache root comes from the environment, in order") {
   const char* old = getenv("GCS_CACHE");
   const std::string saved = old != nullptr ? old : "";
@@ -267,8 +295,15 @@ TEST_CASE("the cache root comes from the environment, in order") {
   unsetenv("GCS_CACHE");
   const char* xdg = getenv("XDG_CACHE_HOME");
   CHECK(CacheRoot()->ends_with("/lcow-gcs"));
-  if (xdg == nullptr && getenv("HOME") != nullptr)
-    CHECK(*CacheRoot() == std::string(getenv("HOME")) + "/.cache/lcow-gcs");
+  if (xdg == nullptr) {
+    const char* home = getenv("HOME");
+    const std::string saved_home = home != nullptr ? home : "";
+    setenv("HOME", "/home/somebody", 1);
+    CHECK(*CacheRoot() == "/home/somebody/.cache/lcow-gcs");
+    unsetenv("HOME");
+    CHECK(*CacheRoot() == "/root/.cache/lcow-gcs");
+    if (home != nullptr) setenv("HOME", saved_home.c_str(), 1);
+  }
   if (old != nullptr) setenv("GCS_CACHE", saved.c_str(), 1);
 }
 

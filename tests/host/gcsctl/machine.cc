@@ -22,6 +22,7 @@
 
 #include "base/clock.h"
 #include "base/paths.h"
+#include "host/cache.h"
 #include "host/gcsctl/share.h"
 
 namespace gcs::gcsctl {
@@ -206,8 +207,7 @@ std::string StateRoot() {
   if (const char* state = getenv("XDG_STATE_HOME"); state != nullptr && *state != '\0') {
     return std::string(state) + "/gcsctl";
   }
-  const char* home = getenv("HOME");
-  return std::string(home == nullptr ? "/root" : home) + "/.local/state/gcsctl";
+  return host::HomeDirectory() + "/.local/state/gcsctl";
 }
 
 host::Client::Connector Machine::connector() const {

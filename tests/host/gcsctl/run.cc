@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/paths.h"
+#include "host/cache.h"
 #include "host/client/container.h"
 #include "host/gcsctl/console.h"
 #include "host/gcsctl/progress.h"

@@ -387,18 +387,6 @@ base::Result<Image> OpenImage(std::string_view reference, const Platform& platfo
                       : OpenDocker(std::move(store), path, wanted, platform);
 }
 
-base::Result<std::string> CacheRoot() {
-  for (const auto& [name, suffix] : {std::pair{"GCS_CACHE", ""}, std::pair{"XDG_CACHE_HOME", "/lcow-gcs"},
-                                     std::pair{"HOME", "/.cache/lcow-gcs"}}) {
-    const char* value = getenv(name);
-    if (value != nullptr && *value == '/') return std::string(value) + suffix;
-    if (value != nullptr && *value != '\0' && std::string_view(name) == "GCS_CACHE") {
-      return base::MakeError(EINVAL, "find cache", value, "GCS_CACHE must be an absolute path");
-    }
-  }
-  return base::MakeError(ENOENT, "find cache", "HOME", "none of GCS_CACHE, XDG_CACHE_HOME and HOME is set");
-}
-
 std::vector<std::string> CommandLine(const ImageConfig& config, const std::vector<std::string>& args) {
   std::vector<std::string> out = config.entrypoint;
   const std::vector<std::string>& rest = args.empty() ? config.cmd : args;

@@ -86,9 +86,6 @@ struct Image {
 // deep).
 base::Result<Image> OpenImage(std::string_view reference, const Platform& platform = {});
 
-// ${GCS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lcow-gcs}; not created.
-base::Result<std::string> CacheRoot();
-
 struct LayerProgress {
   enum class Phase : uint8_t { kWaiting, kVerifying, kReading, kWriting, kDone, kCached };
   size_t index = 0;  // 0 is the lowest layer
@@ -116,7 +113,7 @@ struct LayerDisk {
 // Converts the layers that the cache lacks; the result is lowest first, ready for "lowerdir" in reverse
 // order. A layer that an image repeats appears once, at its highest place: overlayfs refuses it twice and the
 // lower one has no effect. The same tar stream gives the same bytes. A layer that fails leaves nothing in the
-// cache.
+// cache; one that was not used for 30 days is removed.
 base::Result<std::vector<LayerDisk>> ConvertLayers(const Image& image, const std::string& cache_root,
                                                    const ProgressFn& progress = {},
                                                    const ImageLimits& limits = {});

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/paths.h"
+#include "host/cache.h"
 #include "host/image/convert.h"
 #include "host/image/ext4_writer.h"
 #include "host/image/image.h"
@@ -130,6 +131,8 @@ std::optional<uint64_t> Cached(const std::string& path, const Digest& diff_id) {
   const base::Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat st{};
   if (!fd || !IsLayerDisk(fd.get(), diff_id) || fstat(fd.get(), &st) != 0) return std::nullopt;
+  // Its last use, for TidyCache.
+  futimens(fd.get(), nullptr);
   return static_cast<uint64_t>(st.st_size);
 }
 
@@ -187,6 +190,7 @@ base::Result<std::vector<LayerDisk>> ConvertLayers(const Image& image, const std
     std::erase_if(disks, [&](const LayerDisk& lower) { return lower.diff_id == disk.diff_id; });
     disks.push_back(std::move(disk));
   }
+  TidyCache(dir);
   return disks;
 }
 

@@ -6,6 +6,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "host/cache.h"
 #include "host/image/image.h"
 #include "host/image/pack.h"
 

@@ -9,10 +9,12 @@
 #include <array>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/paths.h"
+#include "host/cache.h"
 #include "host/vm/command.h"
 #include "host/vm/process.h"
 #include "host/vm/wait.h"
@@ -22,14 +24,6 @@ namespace gcs::host {
 namespace {
 
 constexpr int64_t kProbeNs = 3 * base::kNsPerSec;
-
-std::string CacheRoot() {
-  if (const char* root = getenv("GCS_CACHE"); root != nullptr && *root != '\0') return root;
-  if (const char* root = getenv("XDG_CACHE_HOME"); root != nullptr && *root != '\0')
-    return std::string(root) + "/lcow-gcs";
-  const char* home = getenv("HOME");
-  return std::string(home == nullptr ? "/root" : home) + "/.cache/lcow-gcs";
-}
 
 base::Result<std::string> TemporaryDir() {
   std::array<char, 32> path = {"/tmp/gcs-kvm-probe.XXXXXX"};
@@ -72,6 +66,15 @@ base::Result<std::string> Probe(const std::string& qemu, const std::string& kern
   return why;
 }
 
+// Answers of earlier boots of the machine are of no use.
+void ForgetOtherBoots(const std::string& root, const std::string& file) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(root, error)) {
+    if (!entry.path().filename().string().starts_with("kvm-") || entry.path() == file) continue;
+    unlink(entry.path().c_str());
+  }
+}
+
 }  // namespace
 
 base::Result<Accel> ResolveAccel(Accel wanted, const std::string& qemu, const std::string& kernel,
@@ -80,7 +83,7 @@ base::Result<Accel> ResolveAccel(Accel wanted, const std::string& qemu, const st
   if (access(device.c_str(), R_OK | W_OK) != 0) return Accel::kTcg;
   GCS_ASSIGN(std::string boot_id, base::ReadFile("/proc/sys/kernel/random/boot_id"));
   while (boot_id.ends_with('\n')) boot_id.pop_back();
-  const std::string root = CacheRoot();
+  GCS_ASSIGN(const std::string root, CacheRoot());
   const std::string file = root + "/kvm-" + boot_id;
   if (const auto known = base::ReadFile(file)) return known->starts_with("works") ? Accel::kKvm : Accel::kTcg;
 
@@ -92,6 +95,7 @@ base::Result<Accel> ResolveAccel(Accel wanted, const std::string& qemu, const st
   auto kept = base::MakeDirs(root, 0755);
   if (kept) kept = base::ReplaceFile(file, why.empty() ? "works\n" : "fails: " + why + "\n", 0644);
   if (!kept) base::LogError("cannot keep the result of the KVM probe", kept.error());
+  ForgetOtherBoots(root, file);
   return why.empty() ? Accel::kKvm : Accel::kTcg;
 }
 
