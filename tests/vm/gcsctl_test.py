@@ -3,13 +3,16 @@
 """gcsctl as a person uses it: every command against a VM of its own. Prints PASS and FAIL lines (tests/README.md)."""
 
 import contextlib
+import errno
 import fcntl
+import glob
 import json
 import os
 import pty
 import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -121,7 +124,7 @@ def one_shot_interrupted():
         assert process.stdout.readline() == b"up\n"
         process.kill()
         gone(process.pid)
-    with begun("vm", "start", "--vm", "half") as process:
+    with begun("vm", "start", "--vm", "half", stdout=subprocess.DEVNULL) as process:
         until("QEMU runs", lambda: processes_with("/state/half/"))
         process.send_signal(signal.SIGINT)
         assert process.wait(5) == -signal.SIGINT, process.returncode
@@ -152,7 +155,7 @@ def start_watched():
     os.makedirs(os.path.join(STATE, "watched"))
     with open(os.path.join(STATE, "watched", "alive"), "w", encoding="utf-8") as alive:
         fcntl.flock(alive, fcntl.LOCK_SH)
-        with begun("vm", "start", "--vm", "watched", "--vm-memory", "256") as process:
+        with begun("vm", "start", "--vm", "watched", stdout=subprocess.DEVNULL) as process:
             time.sleep(0.5)
             expect(gcsctl("vm", "status", "--vm", "watched"), 1)
             fcntl.flock(alive, fcntl.LOCK_UN)
@@ -208,8 +211,66 @@ def volumes():
     expect(gcsctl("run", "--rm", "-v", f"{shared}:/mnt:ro", image, "sh", "-c", "echo x > /mnt/h"), 1)
     assert not os.path.exists(os.path.join(shared, "h"))
     expect(gcsctl("run", "--rm", "-v", "/no/such/dir:/mnt", image, "true"), 125, err_has="/no/such/dir")
-    time.sleep(0.5)
-    assert not processes_with(shared), "a 9P server is left"
+    expect(gcsctl("run", "--rm", "--cap-add", "FLY", "-v", f"{shared}:/mnt", image, "true"), 125, err_has="FLY")
+    until("no 9P server is left", lambda: not processes_with("/default/diod.log"), 5)
+
+
+def exchange(server, kind, body):
+    """One 9P request; kind and body of the answer."""
+    server.sendall(struct.pack("<IBH", 7 + len(body), kind, 1) + body)
+    size, answer, _ = struct.unpack("<IBH", server.recv(7, socket.MSG_WAITALL))
+    return answer, server.recv(size - 7, socket.MSG_WAITALL) if size > 7 else b""
+
+
+@case("the server of a read-only share refuses to write, whatever the guest asks")
+def read_only_server():
+    version, attach, walk, make_directory, open_file, error = 100, 104, 110, 72, 12, 7
+
+    def string(text):
+        return struct.pack("<H", len(text)) + text.encode()
+
+    for options, refused in ((":ro", True), ("", False)):
+        directory = os.path.join(work, "served" + options.replace(":", "-"))
+        os.mkdir(directory)
+        with open(os.path.join(directory, "f"), "w", encoding="utf-8") as file:
+            file.write("kept")
+        expect(gcsctl("run", "-d", "--name", "server", "-v", f"{directory}:/mnt{options}", image, "sleep", "1000"), 0)
+        with open(glob.glob(os.path.join(STATE, "default", "share-*.json"))[0], encoding="utf-8") as file:
+            share = json.load(file)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(share["socket"])
+            assert exchange(server, version, struct.pack("<I", 8192) + string("9P2000.L"))[0] == version + 1
+            body = struct.pack("<II", 1, 0xFFFFFFFF) + string("root") + string(share["name"]) + struct.pack("<I", 0)
+            assert exchange(server, attach, body)[0] == attach + 1
+            made = exchange(server, make_directory, struct.pack("<I", 1) + string("made") + struct.pack("<II", 0o755, 0))
+            assert exchange(server, walk, struct.pack("<IIH", 1, 2, 1) + string("f"))[0] == walk + 1
+            cut = exchange(server, open_file, struct.pack("<II", 2, os.O_RDONLY | os.O_TRUNC))
+        expect(gcsctl("rm", "-f", "server"), 0)
+        for got in (made, cut):
+            assert (got == (error, struct.pack("<I", errno.EROFS))) == refused, got
+        assert os.path.exists(os.path.join(directory, "made")) != refused
+        assert os.path.getsize(os.path.join(directory, "f")) == (4 if refused else 0)
+        until("no 9P server is left", lambda: not processes_with("/default/diod.log"), 5)
+        assert not glob.glob(os.path.join(STATE, "default", "share-2*"))
+
+
+@case("a share whose container is still being made survives another container's removal")
+def share_in_making():
+    path = os.path.join(STATE, "default", "share-20500.json")
+    with subprocess.Popen(["sleep", "1000"]) as server, open(path, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with open(f"/proc/{server.pid}/stat", encoding="utf-8") as stat:
+                start_time = stat.read().rsplit(")", 1)[1].split()[19]
+            json.dump({"container": "coming", "pid": server.pid, "start_time": start_time, "socket": ""}, file)
+            file.flush()
+            expect(gcsctl("rm", "no-such"), 125)
+            assert server.poll() is None and os.path.exists(path)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            expect(gcsctl("rm", "no-such"), 125)
+            assert server.wait(5) == -signal.SIGTERM and not os.path.exists(path)
+        finally:
+            server.kill()
 
 
 @case("a detached container is listed, exec'd into, measured, killed, waited for and removed")

@@ -7,7 +7,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "base/clock.h"
 #include "host/client/container.h"
@@ -274,11 +273,7 @@ int Remove(const Machine& machine, const std::vector<std::string>& ids, bool for
   const host::VmControl control = machine.control();
   host::GuestStorage storage(client, control, machine.dir);
   if (const auto swept = storage.Sweep(); !swept) code = Report(swept.error());
-  if (const auto list = client.Call(v1::ListContainersRequest())) {
-    std::set<std::string> keep;
-    for (const v1::Container& container : list->containers()) keep.insert(container.container_id());
-    EndShares(machine.dir, keep);
-  }
+  EndUnusedShares(client, machine);
   return code;
 }
 

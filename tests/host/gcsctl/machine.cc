@@ -118,7 +118,7 @@ void Tell(int fd, const Json& json) {
 void CleanDir(const std::string& dir) {
   std::error_code error;
   std::filesystem::remove(StateFile(dir), error);
-  EndShares(dir, {});
+  EndAllShares(dir);
   for (const auto& entry : std::filesystem::directory_iterator(dir, error)) {
     if (entry.path().filename().string().starts_with("scratch-")) {
       std::error_code ignored;

@@ -7,7 +7,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <utility>
 
 #include "base/clock.h"
@@ -94,43 +93,42 @@ class Undo {
       request.set_mount_id(*id);
       if (const auto undone = client_.Call(request); !undone) Report(undone.error());
     }
+    for (const Share& share : shares_) EndShare(share);
     if (const auto swept = storage_.Sweep(); !swept) Report(swept.error());
   }
   Undo(const Undo&) = delete;
   Undo& operator=(const Undo&) = delete;
   void Add(const std::string& id) { mounts_.push_back(id); }
-  void Disarm() { armed_ = false; }
+  void Add(Share share) { shares_.push_back(std::move(share)); }
+  void Disarm() {
+    armed_ = false;
+    shares_.clear();
+  }
 
  private:
   host::Client& client_;
   host::GuestStorage& storage_;
   std::vector<std::string> mounts_;
+  std::vector<Share> shares_;
   bool armed_ = true;
 };
 
 host::CallResult<host::BindMount> MountVolume(host::Client& client, const Machine& machine,
                                               const std::string& container_id, const std::string& text,
-                                              size_t index, std::string& mount_id) {
+                                              const std::string& mount_id, Undo& undo) {
   const auto volume = ParseVolume(text);
   if (!volume) return std::unexpected(host::CallError{volume.error(), 0, false});
-  const auto share = StartShare(machine, container_id, volume->host, volume->read_only);
+  auto share = StartShare(machine, container_id, volume->host, volume->read_only);
   if (!share) return std::unexpected(host::CallError{share.error(), 0, false});
   v1::MountShareRequest request;
-  request.set_mount_id("share-" + container_id + "-" + std::to_string(index));
+  request.set_mount_id(mount_id);
   request.set_port(share->port);
-  request.set_share_name(share->directory);
+  request.set_share_name(share->name);
   request.set_read_only(volume->read_only);
+  undo.Add(std::move(*share));
   GCS_ASSIGN(const v1::MountShareResponse response, client.Call(request));
-  mount_id = request.mount_id();
+  undo.Add(mount_id);
   return host::BindMount{response.path(), volume->container, volume->read_only};
-}
-
-void EndUnusedShares(host::Client& client, const Machine& machine) {
-  const auto list = client.Call(v1::ListContainersRequest());
-  if (!list) return;
-  std::set<std::string> keep;
-  for (const v1::Container& container : list->containers()) keep.insert(container.container_id());
-  EndShares(machine.dir, keep);
 }
 
 v1::StdioSpec MakeStdio(bool interactive, bool detach, bool terminal) {
@@ -187,15 +185,10 @@ class Runner {
     watch_.Add("scratch", root->scratch_ns);
     watch_.Add("overlay", root->overlay_ns);
     for (size_t i = 0; i < options_.volumes.size(); ++i) {
-      std::string mount_id;
-      auto mount = MountVolume(client_, machine_, id_, options_.volumes[i], i, mount_id);
-      if (!mount) {
-        EndUnusedShares(client_, machine_);
-        return Report(mount.error());
-      }
+      owned_.push_back("share-" + id_ + "-" + std::to_string(i));
+      auto mount = MountVolume(client_, machine_, id_, options_.volumes[i], owned_.back(), undo);
+      if (!mount) return Report(mount.error());
       settings.mounts.push_back(std::move(*mount));
-      owned_.push_back(mount_id);
-      undo.Add(mount_id);
     }
     if (!options_.volumes.empty()) watch_.Lap("shares");
     return 0;

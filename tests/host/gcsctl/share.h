@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <set>
 #include <string>
 
 #include "base/error.h"
+#include "base/fd.h"
+#include "host/client/client.h"
 #include "host/gcsctl/machine.h"
 
 namespace gcs::gcsctl {
@@ -14,13 +15,19 @@ namespace gcs::gcsctl {
 // gcsctl, as containers do; <state>/<vm>/share-<port>.json remembers it.
 struct Share {
   uint32_t port = 0;
-  std::string directory;
+  std::string name;  // that the guest asks for
+  std::string state_file;
+  base::Fd lock;  // on that file: while it is held, EndUnusedShares leaves the server alone
 };
 
-// ENOENT: no diod, or no such directory.
+// To be kept until the container that is named owns the mount, or to be ended by EndShare. With `read_only`
+// the server itself can't write. ENOENT: no diod, or no such directory.
 base::Result<Share> StartShare(const Machine& machine, const std::string& container_id,
                                const std::string& directory, bool read_only);
-// Ends the servers of all containers but those in `keep`.
-void EndShares(const std::string& state_dir, const std::set<std::string>& keep);
+void EndShare(const Share& share);
+// Ends the servers whose container the agent does not know.
+void EndUnusedShares(host::Client& client, const Machine& machine);
+// Of a VM that has ended.
+void EndAllShares(const std::string& state_dir);
 
 }  // namespace gcs::gcsctl
