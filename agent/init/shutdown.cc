@@ -7,13 +7,17 @@
 #include <linux/loop.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -31,6 +35,7 @@ constexpr int64_t kPollNs = 10 * base::kNsPerMs;
 constexpr int64_t kAgentNs = 1 * base::kNsPerSec;
 constexpr int64_t kKillNs = 3 * base::kNsPerSec;
 constexpr int kUnmountRounds = 4;
+constexpr int64_t kStuckNs = 3 * base::kNsPerSec;
 
 void Sleep(int64_t ns) {
   const timespec time{.tv_sec = ns / base::kNsPerSec, .tv_nsec = ns % base::kNsPerSec};
@@ -99,22 +104,6 @@ void EndProcesses(const Table& table, const ShutdownPlan& plan) {
   }
 }
 
-// True when nothing is left.
-bool UnmountAll(bool lazily) {
-  const auto mountinfo = base::ReadFile("/proc/self/mountinfo", 16 << 20);
-  if (!mountinfo) {
-    LogError("unmount", mountinfo.error());
-    return true;
-  }
-  bool clean = true;
-  for (const std::string& target : UnmountOrder(ParseMountInfo(*mountinfo))) {
-    if (umount2(target.c_str(), UMOUNT_NOFOLLOW | (lazily ? MNT_DETACH : 0)) == 0) continue;
-    clean = false;
-    if (lazily) LogError("unmount", base::ErrnoError("umount", target).error());
-  }
-  return clean;
-}
-
 void DetachLoops() {
   DIR* blocks = opendir("/sys/block");
   if (blocks == nullptr) return;
@@ -139,45 +128,121 @@ void RemoveMappings() {
   }
 }
 
-void Teardown(const Table& table) {
-  sync();
-  // What a loop device or a mapping holds becomes free between rounds.
-  for (int round = 0; round < kUnmountRounds; ++round) {
-    const bool clean = UnmountAll(round == kUnmountRounds - 1);
-    if (table.detach_devices) {
-      DetachLoops();
-      RemoveMappings();
-    }
-    if (clean) break;
-  }
-  // A root of its own (a disk) may have been made writable by the host's words; the initramfs is read-only by
-  // now.
-  mount(nullptr, "/", nullptr, MS_REMOUNT | MS_RDONLY, nullptr);
-  sync();
+std::atomic<size_t>* SharedNumber() {
+  static std::atomic<size_t> own;  // tells nothing, and so lets a slow unmount look stuck
+  void* memory = mmap(nullptr, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  return memory == MAP_FAILED ? &own : static_cast<std::atomic<size_t>*>(memory);
 }
 
-// Teardown, in a process of its own: sync and umount may wait for a device that never answers.
-void TeardownInTime(const Table& table, const ShutdownPlan& plan) {
-  const pid_t child = fork();
-  if (child < 0) {
-    LogError("teardown without a time limit", base::ErrnoError("fork").error());
-    Teardown(table);
-    return;
-  }
-  if (child == 0) {
-    Teardown(table);
-    _exit(0);
-  }
-  const int64_t deadline = base::MonotonicNs() + table.teardown_ns;
-  while (waitpid(child, nullptr, WNOHANG) == 0) {
-    if (base::MonotonicNs() >= deadline) {
+// The teardown's work is done in processes of its own, as sync and umount may wait for a device that never
+// answers. One that is stuck is left behind, so that it keeps nobody else's data from its disk.
+class Teardown {
+ public:
+  Teardown(const Table& table, const ShutdownPlan& plan)
+      : table_(table),
+        plan_(plan),
+        deadline_ns_(base::MonotonicNs() + table.teardown_ns),
+        at_(SharedNumber()) {}
+
+  void Run() {
+    Start([] { sync(); });  // waits for all disks at once, beside the unmounts
+    // What a loop device or a mapping holds becomes free between rounds.
+    for (int round = 0; round < kUnmountRounds && !Late(); ++round) {
+      const bool clean = Unmount(round == kUnmountRounds - 1);
+      if (table_.detach_devices) {
+        Await(Start([] {
+                DetachLoops();
+                RemoveMappings();
+              }),
+              kStuckNs);
+      }
+      if (clean) break;
+    }
+    // A root of its own (a disk) may have been made writable by the host's words; the initramfs is read-only
+    // by now.
+    Start([] {
+      mount(nullptr, "/", nullptr, MS_REMOUNT | MS_RDONLY, nullptr);
+      sync();
+    });
+    for (const pid_t pid : children_) {
+      if (Await(pid, deadline_ns_ - base::MonotonicNs())) continue;
       Log(Priority::kError, "sync and unmount do not end, going on without");
       return;
     }
-    if (plan.meanwhile) plan.meanwhile();
-    Sleep(kPollNs / 10);
   }
-}
+
+ private:
+  [[nodiscard]] bool Late() const { return base::MonotonicNs() >= deadline_ns_; }
+
+  // Without another process there is only this one, and no time limit.
+  pid_t Start(const std::function<void()>& work) {
+    const pid_t pid = fork();
+    if (pid == 0) {
+      work();
+      _exit(0);
+    }
+    if (pid < 0) {
+      LogError("teardown without a time limit", base::ErrnoError("fork").error());
+      work();
+      return 0;
+    }
+    children_.push_back(pid);
+    return pid;
+  }
+
+  // False if it has not ended in time. Whoever reaps it meanwhile.
+  bool Await(pid_t pid, int64_t limit_ns) const {
+    const int64_t deadline = std::min(deadline_ns_, base::MonotonicNs() + limit_ns);
+    while (pid > 0 && waitpid(pid, nullptr, WNOHANG) == 0) {
+      if (base::MonotonicNs() >= deadline) return false;
+      if (plan_.meanwhile) plan_.meanwhile();
+      Sleep(kPollNs / 10);
+    }
+    return true;
+  }
+
+  // True when nothing is left.
+  bool Unmount(bool lazily) {
+    const auto mountinfo = base::ReadFile("/proc/self/mountinfo", 16 << 20);
+    if (!mountinfo) {
+      LogError("unmount", mountinfo.error());
+      return true;
+    }
+    const std::vector<std::string> targets = UnmountOrder(ParseMountInfo(*mountinfo));
+    if (targets.empty()) return true;
+    for (size_t begin = 0; begin < targets.size() && !Late();) begin = UnmountFrom(targets, begin, lazily);
+    const auto after = base::ReadFile("/proc/self/mountinfo", 16 << 20);
+    return after && UnmountOrder(ParseMountInfo(*after)).empty();
+  }
+
+  // One process for all targets from `begin` on, until one of them holds it up: returns where to go on.
+  size_t UnmountFrom(const std::vector<std::string>& targets, size_t begin, bool lazily) {
+    *at_ = begin;
+    const pid_t pid = Start([&] {
+      for (size_t i = begin; i < targets.size(); ++i) {
+        *at_ = i;
+        if (umount2(targets[i].c_str(), UMOUNT_NOFOLLOW | (lazily ? MNT_DETACH : 0)) == 0 || !lazily)
+          continue;
+        LogError("unmount", base::ErrnoError("umount", targets[i]).error());
+      }
+    });
+    for (size_t seen = begin; !Await(pid, kStuckNs);) {
+      const size_t at = *at_;
+      if (at == seen || Late()) {
+        Log(Priority::kError, "unmount of " + targets[at] + " does not end, going on with the next");
+        return at + 1;
+      }
+      seen = at;
+    }
+    return targets.size();
+  }
+
+  const Table& table_;
+  const ShutdownPlan& plan_;
+  const int64_t deadline_ns_;
+  std::atomic<size_t>* const at_;  // in memory shared with the children: what is being unmounted
+  std::vector<pid_t> children_;
+};
 
 }  // namespace
 
@@ -194,7 +259,7 @@ void Shutdown(const Table& table, const ShutdownPlan& plan) {
   const int64_t begin = base::MonotonicNs();
   Log(Priority::kNotice, plan.action == EndAction::kPowerOff ? "powering off" : "restarting");
   EndProcesses(table, plan);
-  TeardownInTime(table, plan);
+  Teardown(table, plan).Run();
   Log(Priority::kNotice,
       "down after " + std::to_string((base::MonotonicNs() - begin) / base::kNsPerMs) + " ms");
   EndMachine(plan.action);
