@@ -27,6 +27,7 @@
 #include "guest/info.h"
 #include "guest/init_line.h"
 #include "guest/journal.h"
+#include "guest/leftovers.h"
 #include "rpc/server.h"
 #include "rpc/services.h"
 #include "storage/storage.h"
@@ -40,6 +41,7 @@ constexpr size_t kQuickThreads = 4;
 constexpr size_t kWorkThreads = 16;
 constexpr size_t kStorageThreads = 32;
 constexpr int64_t kReadyTimeoutNs = 10 * base::kNsPerSec;
+constexpr int64_t kLeftoversTimeoutNs = 5 * base::kNsPerSec;
 constexpr int64_t kShutdownGraceMs = 1000;
 
 // What the process needs whatever it serves. Before the first thread.
@@ -65,6 +67,22 @@ void TellReady(transport::Dialer* dialer, uint32_t port) {
   if (write(connection->get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
     base::LogError("ready port", base::Error{"write", errno, std::to_string(port), {}});
   }
+}
+
+// What the agent before this one left when it crashed: a clean slate, as nobody knows it any more. Only in a
+// machine that is the agent's alone, which is where init starts it. Trouble is no reason not to serve.
+void RemoveLeftovers(storage::Storage& storage) {
+  const int64_t deadline_ns = base::MonotonicNs() + kLeftoversTimeoutNs;
+  const auto cgroups = guest::RemoveLeftovers({}, deadline_ns);
+  if (!cgroups) base::LogError("containers of an earlier agent", cgroups.error());
+  // Not in vain after a container that does not end: the mounts of others may go.
+  const auto mounts =
+      storage.ReleaseLeftovers({.deadline_ns = base::MonotonicNs() + kLeftoversTimeoutNs, .cancel_fd = -1});
+  if (!mounts) base::LogError("mounts of an earlier agent", mounts.error());
+  if (cgroups.value_or(0) + mounts.value_or(0) == 0) return;
+  base::Log(
+      base::Level::kWarn, "removed what an earlier agent left",
+      {{"cgroups", std::to_string(cgroups.value_or(0))}, {"mounts", std::to_string(mounts.value_or(0))}});
 }
 
 base::Result<> Serve(const Options& options) {
@@ -103,6 +121,7 @@ base::Result<> Serve(const Options& options) {
   // Declared before the pools: their destructors run what is queued, which may use all of this.
   storage::Storage storage(
       {.default_dir = options.state_dir + "/mounts", .target_roots = {options.state_dir}});
+  if (init->connected() && options.containers) RemoveLeftovers(storage);
   std::unique_ptr<guest::Containers> containers;
   if (options.containers) {
     containers = std::make_unique<guest::Containers>(

@@ -49,6 +49,17 @@ Result<std::shared_ptr<Job>> Job::Prepare(const Wait& wait, const std::string& o
   return job;
 }
 
+bool Job::Begin() {
+  const std::lock_guard lock(mutex_);
+  begun_ = phase_ != Phase::kAbandoned;
+  return begun_;
+}
+
+bool Job::begun() const {
+  const std::lock_guard lock(mutex_);
+  return begun_;
+}
+
 bool Job::Commit() {
   const std::lock_guard lock(mutex_);
   if (phase_ == Phase::kAbandoned) return false;
@@ -81,8 +92,11 @@ Result<> RunJob(base::Pool& pool, const std::shared_ptr<Job>& job, const Wait& w
     if (job->Abandon()) {
       if (abort) {
         abort();
-        WaitReadable(job->ended_.get(),
-                     {.deadline_ns = base::MonotonicNs() + kAbortGraceMs * base::kNsPerMs});
+        const int64_t grace_end = base::MonotonicNs() + kAbortGraceMs * base::kNsPerMs;
+        if (WaitReadable(job->ended_.get(), {.deadline_ns = grace_end}) == 0) {
+          const std::lock_guard lock(job->mutex_);
+          if (job->result_) return {};
+        }
       }
       return MakeError(reason, "wait for the kernel", object);
     }

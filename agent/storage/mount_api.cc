@@ -3,11 +3,12 @@
 
 #include <fcntl.h>
 #include <sys/mount.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <sstream>
 
 #include "base/paths.h"
@@ -24,14 +25,20 @@ using base::Result;
 constexpr size_t kLongestValue = 255;  // fsconfig(2): strndup_user(value, 256)
 constexpr size_t kMountInfoLimit = 16 << 20;
 
-// Whether any mount of this namespace has the id. First field of a line of mountinfo (proc_pid_mountinfo(5)).
-Result<bool> IsMounted(uint64_t mount_id) {
-  GCS_ASSIGN(const std::string text, base::ReadFile("/proc/self/mountinfo", kMountInfoLimit));
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    if (std::strtoull(line.c_str(), nullptr, 10) == mount_id) return true;
+// What mountinfo writes as "\\040".
+std::string Unescape(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    unsigned code = 0;
+    if (text[i] == '\\' && i + 3 < text.size() &&
+        std::from_chars(&text[i + 1], &text[i + 4], code, 8).ptr == &text[i + 4]) {
+      out += static_cast<char>(code);
+      i += 3;
+    } else {
+      out += text[i];
+    }
   }
-  return false;
+  return out;
 }
 
 }  // namespace
@@ -114,24 +121,50 @@ Result<> Attach(int mount, int directory, const std::string& path) {
   return {};
 }
 
+std::vector<MountLine> ParseMounts(const std::string& mountinfo) {
+  std::vector<MountLine> mounts;
+  std::istringstream lines(mountinfo);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream fields(line);
+    MountLine mount;
+    std::string device, root;
+    if (!(fields >> mount.id >> mount.parent >> device >> root >> mount.target)) continue;
+    mount.target = Unescape(mount.target);
+    mounts.push_back(std::move(mount));
+  }
+  return mounts;
+}
+
+Result<std::vector<MountLine>> ReadMounts() {
+  GCS_ASSIGN(const std::string text, base::ReadFile("/proc/self/mountinfo", kMountInfoLimit));
+  return ParseMounts(text);
+}
+
 Result<uint64_t> MountIdOf(int fd, const std::string& object) {
-  struct statx st{};
-  if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID, &st) != 0)
-    return ErrnoError("statx", object);
-  if ((st.stx_mask & STATX_MNT_ID) == 0)
-    return MakeError(ENOSYS, "statx", object, "no STATX_MNT_ID: kernel before 5.8");
-  return st.stx_mnt_id;
+  // Not statx: it asks the file system for the other attributes whatever the mask says (v9fs by a message).
+  GCS_ASSIGN(const std::string info, base::ReadFile("/proc/self/fdinfo/" + std::to_string(fd)));
+  constexpr std::string_view kKey = "mnt_id:";
+  const size_t at = info.find(kKey);
+  if (at == std::string::npos) return MakeError(ENOSYS, "read fdinfo", object, "no mnt_id");
+  return std::strtoull(info.c_str() + at + kKey.size(), nullptr, 10);
 }
 
 Result<> UnmountAt(const std::string& path, uint64_t mount_id) {
-  // The descriptor must be closed before umount2: it would keep the mount busy.
-  struct statx st{};
-  const int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
-  const bool seen = statx(AT_FDCWD, path.c_str(), flags, STATX_MNT_ID, &st) == 0;
-  if (!seen || st.stx_mnt_id != mount_id) {
-    GCS_ASSIGN(const bool mounted, IsMounted(mount_id));
-    if (!mounted) return {};
-    return MakeError(EBUSY, "umount2", path, "something else is mounted over it");
+  uint64_t seen = 0;
+  {
+    // Closed before umount2: it would keep the mount busy. An O_PATH descriptor costs no message to a server.
+    const auto top = base::OpenFile(path, O_PATH | O_NOFOLLOW);
+    if (top) {
+      GCS_ASSIGN(seen, MountIdOf(top->get(), path));
+    }
+  }
+  if (seen != mount_id) {
+    GCS_ASSIGN(const std::vector<MountLine> mounts, ReadMounts());
+    const auto own = std::ranges::find(mounts, mount_id, &MountLine::id);
+    if (own == mounts.end()) return {};
+    if (own->target != path || std::ranges::find(mounts, mount_id, &MountLine::parent) != mounts.end())
+      return MakeError(EBUSY, "umount2", path, "something else is mounted over it");
+    // A server that is gone can let even the look-up fail. umount2 does without one.
   }
   if (umount2(path.c_str(), UMOUNT_NOFOLLOW) != 0) return ErrnoError("umount2", path);
   return {};

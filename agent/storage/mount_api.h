@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -41,12 +42,23 @@ base::Result<base::Fd> CloneMount(int directory, uint64_t attributes, const std:
 // Puts a detached mount on the directory.
 base::Result<> Attach(int mount, int directory, const std::string& path);
 
-// The kernel's id of the mount that a descriptor is on.
+// A mount of this mount namespace: a line of mountinfo (proc_pid_mountinfo(5)).
+struct MountLine {
+  uint64_t id = 0;
+  uint64_t parent = 0;  // the mount that it is on
+  std::string target;   // octal escapes undone
+};
+base::Result<std::vector<MountLine>> ReadMounts();
+// Lines that are none are left out.
+std::vector<MountLine> ParseMounts(const std::string& mountinfo);
+
+// The kernel's id of the mount that a descriptor is on. Asks the mount, not the file system, whose server may
+// be gone.
 base::Result<uint64_t> MountIdOf(int fd, const std::string& object);
 
 // Unmounts the mount `mount_id` from `path`, which the caller knows to be free of symbolic links. EBUSY while
 // it is in use in this mount namespace or something else has been mounted over it. Success if it is no longer
-// mounted at all.
+// mounted at all. Blocks if the file system's server is silent.
 base::Result<> UnmountAt(const std::string& path, uint64_t mount_id);
 
 }  // namespace gcs::storage

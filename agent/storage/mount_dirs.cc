@@ -175,6 +175,13 @@ Result<Fd> MountDirs::Make(const std::string& path) {
   return dir;
 }
 
+void MountDirs::Adopt(const std::string& path) {
+  const std::string* root = RootOf(path);
+  if (root == nullptr) return;
+  const std::lock_guard lock(mutex_);
+  for (std::string at = path; at.size() > root->size(); at.resize(at.rfind('/'))) made_.insert(at);
+}
+
 void MountDirs::Remove(const std::string& path) {
   const std::lock_guard lock(mutex_);
   RemoveLocked(path);

@@ -28,6 +28,9 @@ class MountDirs {
   // is gone again if this fails. ELOOP or ENOTDIR if a symbolic link or a file is in the way.
   base::Result<base::Fd> Make(const std::string& path);
 
+  // Takes `path` and its parents for made here: by an earlier life of the agent.
+  void Adopt(const std::string& path);
+
   // Removes what Make made for `path` and nobody else needs; directories that were there before or hold
   // something stay.
   void Remove(const std::string& path);

@@ -92,6 +92,7 @@ struct Storage::Entry {
   std::string scratch_path;
   std::string scratch_dir;
   bool discard = false;
+  std::shared_ptr<Fd> connection;  // shares: to the file server
 };
 
 // A mount to be made: what is known before, and how to make it.
@@ -363,8 +364,9 @@ Result<Mounted> Storage::MountShare(const ShareMount& request, Fd connection, co
                        .source = source,
                        .fs_type = "9p",
                        .read_only = request.read_only};
-  // Held by build and abort: closed when both are gone, by which time the kernel has its own reference.
+  // The kernel has its own reference. Ours is for the day when the server is silent.
   const auto socket = std::make_shared<Fd>(std::move(connection));
+  plan->entry->connection = socket;
   plan->build = [socket, source, msize, share_name = request.share_name, read_only = request.read_only,
                  user = request.user_name.empty() ? "root" : request.user_name](Plan&) {
     return BuildShare({.connection = socket->get(),
@@ -411,8 +413,9 @@ Result<> Storage::DoUnmount(const std::string& mount_id, const std::string& as_o
     }
     entry->state = Entry::State::kUnmounting;
   }
-  const auto work = [this, entry](Job&) -> Result<> {
-    auto result = UnmountAt(entry->info.path, entry->kernel_id);
+  const auto work = [this, entry](Job& running) -> Result<> {
+    auto result = running.Begin() ? UnmountAt(entry->info.path, entry->kernel_id)
+                                  : MakeError(ECANCELED, kStep, entry->info.mount_id);
     if (!result) {
       const std::lock_guard lock(mutex_);
       entry->state = Entry::State::kMounted;
@@ -434,7 +437,10 @@ Result<> Storage::DoUnmount(const std::string& mount_id, const std::string& as_o
     Forget(entry->info.mount_id);
     return {};
   };
-  return RunJob(pool_, job, wait, mount_id, work);
+  if (entry->connection == nullptr) return RunJob(pool_, job, wait, mount_id, work);
+  return RunJob(pool_, job, wait, mount_id, work, [entry, job] {
+    if (job->begun()) shutdown(entry->connection->get(), SHUT_RDWR);
+  });
 }
 
 Result<> Storage::Unmount(const std::string& mount_id, const Wait& wait) {
@@ -514,6 +520,14 @@ Result<> Storage::SetOwner(const std::string& mount_id, const std::string& conta
   }
   owner = container_id;
   return {};
+}
+
+void Storage::Disown(const std::string& container_id) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, entry] : entries_) {
+    entry->users.erase(container_id);
+    if (entry->info.owner == container_id) entry->info.owner.clear();
+  }
 }
 
 Result<> Storage::ReleaseOwned(const std::string& container_id, const Wait& wait) {

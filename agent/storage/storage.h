@@ -120,14 +120,20 @@ class Storage {
 
   base::Result<Mounted> MountDisk(const DiskMount& request, const Wait& wait);
   base::Result<Mounted> MountOverlay(const OverlayMount& request, const Wait& wait);
-  // `connection` is a connected stream socket to the file server. At the deadline it is shut down, which ends
-  // the kernel's wait.
+  // `connection` is a connected stream socket to the file server, kept until the unmount. At the deadline it
+  // is shut down, which ends the kernel's wait.
   base::Result<Mounted> MountShare(const ShareMount& request, base::Fd connection, const Wait& wait);
   base::Result<Mounted> MountTmpfs(const TmpfsMount& request, const Wait& wait);
 
   // EBUSY while another mount or a container uses it or a process of this mount namespace holds it open. An
-  // unmount that its caller no longer waits for goes on; until it ends the mount id answers EBUSY.
+  // unmount that its caller no longer waits for goes on; until it ends the mount id answers EBUSY. A share's
+  // connection is then shut down, which ends the kernel's wait for a server that says nothing.
   base::Result<> Unmount(const std::string& mount_id, const Wait& wait);
+
+  // Unmounts what an earlier life of the agent left below the target roots, innermost first, and removes the
+  // directories. Before the first mount. Returns how many are gone; goes on after a failure and returns the
+  // first.
+  base::Result<size_t> ReleaseLeftovers(const Wait& wait);
 
   // Oldest first.
   [[nodiscard]] std::vector<MountInfo> List() const;
@@ -145,6 +151,8 @@ class Storage {
 
   // Hands a mount to a container: it goes when the container goes, and Unmount by others answers EBUSY.
   base::Result<> SetOwner(const std::string& mount_id, const std::string& container_id);
+  // Ends the container's uses and gives the mounts that it owns back to everybody.
+  void Disown(const std::string& container_id);
   // Ends the container's uses and unmounts what it owns, newest first. Goes on after a failure and returns
   // the first; what could not be unmounted has no owner afterwards.
   base::Result<> ReleaseOwned(const std::string& container_id, const Wait& wait);

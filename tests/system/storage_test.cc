@@ -201,5 +201,24 @@ TEST_CASE_FIXTURE(StorageFixture, "a share on a kernel without v9fs says so and 
   CHECK(storage.List().empty());
 }
 
+TEST_CASE_FIXTURE(StorageFixture, "what an earlier life of the agent left is unmounted, innermost first") {
+  {
+    Storage earlier(Options());
+    REQUIRE(earlier.MountTmpfs({.mount_id = "outer"}, Soon()));
+    const std::string inside = dir / "mounts/outer/a b/c";
+    REQUIRE(earlier.MountTmpfs({.mount_id = "inner", .target = inside}, Soon()));
+    const auto covered = earlier.MountTmpfs({.mount_id = "covered"}, Soon());
+    REQUIRE(covered);
+    REQUIRE(mount("tmpfs", covered->path.c_str(), "tmpfs", 0, nullptr) == 0);
+  }
+  const auto gone = storage.ReleaseLeftovers(Soon());
+  REQUIRE_MESSAGE(gone, Why(gone));
+  CHECK(*gone == 4);
+  CHECK(MountInfoText() == before);
+  CHECK(storage.MountTmpfs({.mount_id = "outer"}, Soon()));
+  Unmount("outer");
+  CHECK(storage.ReleaseLeftovers(Soon()) == 0U);
+}
+
 }  // namespace
 }  // namespace gcs::storage

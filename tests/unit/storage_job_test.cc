@@ -52,6 +52,31 @@ TEST_CASE("a caller leaves a job that hangs at the deadline, and the job learns 
   CHECK_FALSE(committed.get_future().get());
 }
 
+TEST_CASE("an abort lets a job that has begun succeed, and one that has not never begins") {
+  std::promise<void> go;
+  std::promise<bool> begun;
+  base::Pool pool(1);
+  const auto ended = Run(
+      pool, {.deadline_ns = In(50)}, "share",
+      [&](Job& job) -> Result<> {
+        CHECK(job.Begin());
+        go.get_future().wait();
+        return {};
+      },
+      [&] { go.set_value(); });
+  CHECK(ended);
+  std::promise<void> free;
+  pool.Post([&] { free.get_future().wait(); });
+  const auto late = Run(pool, {.deadline_ns = In(50)}, "share", [&](Job& job) -> Result<> {
+    begun.set_value(job.Begin());
+    return MakeError(ECANCELED, "unmount", "share");
+  });
+  REQUIRE_FALSE(late);
+  CHECK(late.error().err == ETIMEDOUT);
+  free.set_value();
+  CHECK_FALSE(begun.get_future().get());
+}
+
 TEST_CASE("a job whose deadline has passed is not begun") {
   std::atomic<bool> begun = false;
   Result<> result;

@@ -13,4 +13,5 @@ if(TARGET host_client AND GCS_STATIC)
                    ${CMAKE_CURRENT_LIST_DIR}/limits_test.cc ${CMAKE_CURRENT_LIST_DIR}/streams_test.cc
                    ${CMAKE_CURRENT_LIST_DIR}/storage_test.cc ${CMAKE_CURRENT_LIST_DIR}/end_test.cc
            LINK vm_support)
+  gcs_test(vm_recovery_test KIND vm TIMEOUT 300 SOURCES ${CMAKE_CURRENT_LIST_DIR}/recovery_test.cc LINK vm_support)
 endif()

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layers, scratches, disks that come and go, a share.
 #include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -14,9 +12,8 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "vm/diod.h"
 #include "vm/vm_support.h"
-
-extern char** environ;
 
 namespace gcs::test {
 namespace {
@@ -146,30 +143,6 @@ TEST_CASE("a mount that something uses is busy") {
   CHECK(nothing.error().err == ENOENT);
 }
 
-// Debian's 9P server for one directory, ended with the object.
-class Diod {
- public:
-  Diod(const std::string& directory, const std::string& socket, const std::string& log) {
-    std::vector<std::string> words = {"/usr/sbin/diod", "--foreground", "--no-auth", "--export", directory,
-                                      "--listen",       socket,         "--logdest", log};
-    std::vector<char*> argv;
-    for (std::string& word : words) argv.push_back(word.data());
-    argv.push_back(nullptr);
-    REQUIRE(posix_spawn(&pid_, argv[0], nullptr, nullptr, argv.data(), environ) == 0);
-    for (int i = 0; i < 500 && access(socket.c_str(), F_OK) != 0; ++i) usleep(10'000);
-    REQUIRE(access(socket.c_str(), F_OK) == 0);
-  }
-  ~Diod() {
-    kill(pid_, SIGTERM);
-    waitpid(pid_, nullptr, 0);
-  }
-  Diod(const Diod&) = delete;
-  Diod& operator=(const Diod&) = delete;
-
- private:
-  pid_t pid_ = -1;
-};
-
 TEST_CASE("a host directory shared by 9P is read and written by a container, or only read") {
   TestVm& vm = TestVm::Get();
   const std::string directory = vm.dir() / "shared";
@@ -199,6 +172,40 @@ TEST_CASE("a host directory shared by 9P is read and written by a container, or 
     unmount.set_mount_id("shared");
     const auto gone = vm.client().Call(unmount);
     REQUIRE_MESSAGE(gone, Why(gone));
+  }
+}
+
+TEST_CASE("a share whose server has died or says nothing can be unmounted, and its id is free") {
+  TestVm& vm = TestVm::Get();
+  const std::string directory = vm.dir() / "lost";
+  std::filesystem::create_directories(directory);
+  uint32_t port = 4002;
+  for (const int signal : {SIGKILL, SIGSTOP}) {
+    CAPTURE(signal);
+    Diod diod(directory, vm.vm().control().ListenPath(port), vm.dir() / "diod.log");
+    v1::MountShareRequest share;
+    share.set_mount_id("lost");
+    share.set_port(port++);
+    share.set_share_name(directory);
+    const auto mounted = vm.client().Call(share);
+    REQUIRE_MESSAGE(mounted, Why(mounted));
+    diod.Signal(signal);
+    usleep(300'000);
+    v1::UnmountRequest unmount;
+    unmount.set_mount_id("lost");
+    // The silent server costs the deadline; then its connection is shut down, and the second call finds
+    // nothing.
+    const auto first = vm.client().Call(unmount, {.timeout_ms = 2'000});
+    CHECK((first || signal == SIGSTOP));
+    unmount.set_request_id("");
+    for (int i = 0; i < 100 && vm.client().Call(v1::ListMountsRequest())->mounts_size() > 0; ++i)
+      usleep(20'000);
+    v1::MountTmpfsRequest tmpfs;
+    tmpfs.set_mount_id("lost");
+    const auto again = vm.client().Call(tmpfs);
+    CHECK_MESSAGE(again, Why(again));
+    const auto gone = vm.client().Call(unmount);
+    CHECK_MESSAGE(gone, Why(gone));
   }
 }
 
