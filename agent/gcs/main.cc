@@ -42,7 +42,8 @@ constexpr size_t kWorkThreads = 16;
 constexpr size_t kStorageThreads = 32;
 constexpr int64_t kReadyTimeoutNs = 10 * base::kNsPerSec;
 constexpr int64_t kLeftoversTimeoutNs = 5 * base::kNsPerSec;
-constexpr int64_t kShutdownGraceMs = 1000;
+// Well below what init gives the agent between SIGTERM and SIGKILL (agent/init/shutdown.cc: 1 s).
+constexpr int64_t kShutdownGraceMs = 300;
 
 // What the process needs whatever it serves. Before the first thread.
 base::Result<> PrepareProcess(const Options& options) {
@@ -107,7 +108,10 @@ base::Result<> Serve(const Options& options) {
   if (!signal_fd) return base::ErrnoError("signalfd");
 
   GCS_ASSIGN(const std::unique_ptr<base::Loop> loop, base::Loop::Create());
-  GCS_TRY(loop->Add(signal_fd.get(), EPOLLIN, [&](uint32_t) { loop->Stop(); }));
+  GCS_TRY(loop->Add(signal_fd.get(), EPOLLIN, [&](uint32_t) {
+    loop->Remove(signal_fd.get());  // never read, it would keep the last rounds of the loop from waiting
+    loop->Stop();
+  }));
 
   const std::unique_ptr<transport::Dialer> dialer =
       options.dial_unix.empty() ? transport::VsockDialer() : transport::UnixDialer(options.dial_unix);

@@ -474,7 +474,10 @@ TEST_CASE("SIGTERM ends the agent in order, open streams included") {
   const auto reader = stub->Watch(&context, {});
   gcs::v1::Event event;
   REQUIRE(reader->Read(&event));
+  const auto begin = std::chrono::steady_clock::now();
   const int status = agent.Stop(SIGTERM);
+  // init kills it after a second.
+  CHECK(std::chrono::steady_clock::now() - begin < 900ms);
   CHECK(WIFEXITED(status));
   CHECK(WEXITSTATUS(status) == 0);
   CHECK(!reader->Read(&event));
