@@ -52,6 +52,9 @@ grpc::StatusCode CodeOf(int err) {
     case EBUSY:
     case ENOTEMPTY:
     case EPIPE:
+    case ENOTTY:   // no terminal to resize
+    case EROFS:    // a writable mount wanted
+    case ENOEXEC:  // a file that is no program for this machine
       return grpc::StatusCode::FAILED_PRECONDITION;
     case ERANGE:
       return grpc::StatusCode::OUT_OF_RANGE;

@@ -43,6 +43,9 @@ TEST_CASE("each errno has the code that the contract promises") {
       {ENOTCONN, StatusCode::UNAVAILABLE},
       {ENODEV, StatusCode::NOT_FOUND},
       {EPIPE, StatusCode::FAILED_PRECONDITION},
+      {ENOTTY, StatusCode::FAILED_PRECONDITION},
+      {EROFS, StatusCode::FAILED_PRECONDITION},
+      {ENOEXEC, StatusCode::FAILED_PRECONDITION},
       {EIO, StatusCode::INTERNAL},
       {ENOTDIR, StatusCode::INTERNAL},
   };
