@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
+#include <set>
 
 #include "base/clock.h"
 #include "base/json.h"
@@ -20,16 +22,31 @@ using base::Result;
 
 namespace {
 
+// Bounds of what ListProcesses holds, whatever a container does.
+constexpr size_t kMaxCommandBytes = 4096;
+constexpr size_t kMaxCommandsBytes = 1 << 20;  // of all together; those beyond have none
+constexpr size_t kMaxProcesses = 8192;         // beside the managed ones
+
 Result<> CheckSignal(int signal) {
   if (signal < 1 || signal > 64)
     return MakeError(EINVAL, "send signal", std::to_string(signal), "must be from 1 to 64");
   return {};
 }
 
+// The first bytes of a process's command line, which may have any length and is the process's own to write.
+Result<std::string> ReadCommand(const std::string& dir) {
+  GCS_ASSIGN(const base::Fd fd, base::OpenFile(dir + "/cmdline", O_RDONLY));
+  std::string command(kMaxCommandBytes, '\0');
+  const ssize_t n = read(fd.get(), command.data(), command.size());
+  if (n < 0) return base::ErrnoError("read", dir + "/cmdline");
+  command.resize(static_cast<size_t>(n));
+  return command;
+}
+
 // What /proc tells about one process; nothing if it is gone.
 std::optional<ProcessInfo> ReadProcess(int pid) {
   const std::string dir = "/proc/" + std::to_string(pid);
-  const auto command = base::ReadFile(dir + "/cmdline");
+  const auto command = ReadCommand(dir);
   const auto status = base::ReadFile(dir + "/status");
   const auto stat = base::ReadFile(dir + "/stat");
   if (!command || !status || !stat) return std::nullopt;
@@ -68,24 +85,35 @@ std::optional<ProcessInfo> ReadProcess(int pid) {
   return info;
 }
 
+// Whether the process is in the cgroup (v2) or below it. False if it is gone.
+bool IsInCgroup(int pid, const std::string& cgroup) {
+  const auto text = base::ReadFile("/proc/" + std::to_string(pid) + "/cgroup");
+  if (!text) return false;
+  constexpr std::string_view kUnified = "0::";  // cgroups(7)
+  const size_t line = text->starts_with(kUnified) ? 0 : text->find("\n0::") + 1;
+  if (text->compare(line, kUnified.size(), kUnified) != 0) return false;
+  const size_t at = line + kUnified.size();
+  const std::string_view path = std::string_view(*text).substr(at, text->find('\n', at) - at);
+  return path.starts_with(cgroup) && (path.size() == cgroup.size() || path[cgroup.size()] == '/');
+}
+
 ContainerInfo Describe(const Container& container) {
   ContainerInfo info{.container_id = container.id};
-  std::shared_ptr<Process> init;
   {
     const std::lock_guard lock(container.mutex);
     info.status = container.status;
     info.created_at_ns = container.created_at_ns;
     info.labels = container.labels;
-    init = container.init;
+    const std::shared_ptr<Process>& init = container.init;
+    if (init == nullptr) return info;
+    const std::lock_guard process_lock(init->mutex);
+    info.started_at_ns = init->started_at_ns;
+    info.exit = init->exit;
+    info.pid = init->exit ? 0 : init->child.pid();
   }
-  if (init == nullptr) return info;
   info.args = container.engine->spec.process->args;
   info.root_path = container.engine->spec.root_path;
   info.cgroup_path = container.engine->cgroup->path();
-  const std::lock_guard lock(init->mutex);
-  info.started_at_ns = init->started_at_ns;
-  info.exit = init->exit;
-  info.pid = init->exit ? 0 : init->child.pid();
   return info;
 }
 
@@ -114,7 +142,7 @@ Result<Spawned> Containers::Exec(const ExecProcess& request, int64_t deadline_ns
   const int64_t begin = base::MonotonicNs();
   auto spec = engine::ParseProcess(request.process_json, *container->engine->spec.process);
   if (!spec) return undo(spec.error());
-  auto config = MakeStdio(name, request.stdio, *spec, deadline_ns);
+  auto config = MakeStdio(name, request.stdio, *spec, deadline_ns, request.cancel_fd);
   if (!config) return undo(config.error());
   auto io = stdio::ProcessIo::Create(backends_.loop, std::move(*config));
   if (!io) return undo(io.error());
@@ -148,8 +176,12 @@ Result<Spawned> Containers::Exec(const ExecProcess& request, int64_t deadline_ns
       return abandon(attached.error());
     }
   }
+  const base::Error cancelled{"exec", ECANCELED, name, {}};
+  if (IsCancelled(request.cancel_fd)) return abandon(cancelled);
+  process->oom_kills_before = container->engine->cgroup->OomKills();
   const int64_t ready = base::MonotonicNs();
   if (auto started = process->child.Start(deadline_ns); !started) return abandon(started.error());
+  if (IsCancelled(request.cancel_fd)) return abandon(cancelled);
   answer.timings.push_back({"start", base::MonotonicNs() - ready});
   {
     const std::lock_guard lock(container->mutex);
@@ -178,8 +210,7 @@ Result<> Containers::SignalAll(const std::string& container_id, int signal) {
     const base::Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
     if (!pidfd.valid()) continue;
     // Still a process of the container now that the pidfd holds it: not somebody else's with a reused number.
-    GCS_ASSIGN(const std::vector<int> again, container->engine->cgroup->Pids());
-    if (std::ranges::find(again, pid) == again.end()) continue;
+    if (!IsInCgroup(pid, container->engine->cgroup->path())) continue;
     if (syscall(SYS_pidfd_send_signal, pidfd.get(), signal, nullptr, 0) != 0 && errno != ESRCH) {
       return base::ErrnoError("pidfd_send_signal", container_id, std::to_string(pid));
     }
@@ -259,7 +290,8 @@ Result<std::vector<ProcessInfo>> Containers::ListProcesses(const std::string& co
     }
   }
   std::vector<ProcessInfo> infos;
-  std::vector<int> seen;
+  std::set<int> seen;
+  size_t command_bytes = 0;
   for (const auto& process : managed) {
     const auto exit = process->Exit();
     ProcessInfo info;
@@ -272,13 +304,20 @@ Result<std::vector<ProcessInfo>> Containers::ListProcesses(const std::string& co
       const std::lock_guard lock(process->mutex);
       info.started_at_ns = process->started_at_ns;
     }
-    seen.push_back(info.pid);
+    seen.insert(info.pid);
+    command_bytes += info.command.size();
     infos.push_back(std::move(info));
   }
   GCS_ASSIGN(const std::vector<int> pids, container->engine->cgroup->Pids());
+  size_t others = 0;
   for (const int pid : pids) {
-    if (std::ranges::find(seen, pid) != seen.end()) continue;
-    if (auto info = ReadProcess(pid)) infos.push_back(std::move(*info));
+    if (seen.contains(pid)) continue;
+    if (++others > kMaxProcesses) break;
+    auto info = ReadProcess(pid);
+    if (!info) continue;
+    command_bytes += info->command.size();
+    if (command_bytes > kMaxCommandsBytes) info->command.clear();
+    infos.push_back(std::move(*info));
   }
   return infos;
 }
@@ -292,7 +331,11 @@ Result<> Containers::DeleteProcess(const std::string& container_id, const std::s
   if (!process->Exit())
     return MakeError(EBUSY, "delete process", container_id + "/" + process_id, "it still runs");
   const std::lock_guard lock(container->mutex);
-  container->processes.erase(process_id);
+  // Unless a concurrent delete was first and the id is in use again.
+  if (const auto it = container->processes.find(process_id);
+      it != container->processes.end() && it->second == process) {
+    container->processes.erase(it);
+  }
   return {};
 }
 

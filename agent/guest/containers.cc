@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guest/containers.h"
 
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -10,6 +11,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
+#include <tuple>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -23,16 +26,39 @@ using base::Result;
 namespace {
 
 constexpr int64_t kTearDownNs = 10 * base::kNsPerSec;
+constexpr int64_t kFailedStartNs = 1 * base::kNsPerSec;  // for a process that has told why it ends
+constexpr int64_t kFirstRetryNs = 10 * base::kNsPerMs;
+constexpr int64_t kLastRetryNs = 1 * base::kNsPerSec;
+constexpr int kUnknownExit = 255;
 
 int64_t Nanoseconds(const timeval& time) { return time.tv_sec * base::kNsPerSec + time.tv_usec * 1000; }
 
-// Reaps the child of `pidfd`; nothing while it lives.
-std::optional<ExitStatus> Reap(int pidfd, int options) {
+std::chrono::nanoseconds Left(int64_t deadline_ns) {
+  return std::chrono::nanoseconds(std::max<int64_t>(deadline_ns - base::MonotonicNs(), 0));
+}
+
+// Whether the descriptor becomes readable in time: a pidfd does when its process ends.
+bool AwaitReadable(int fd, int64_t deadline_ns) {
+  for (;;) {
+    pollfd watch{.fd = fd, .events = POLLIN, .revents = 0};
+    const int64_t left_ms = std::min<int64_t>(Left(deadline_ns).count() / base::kNsPerMs, INT_MAX);
+    const int ready = poll(&watch, 1, static_cast<int>(left_ms));
+    if (ready >= 0 || errno != EINTR) return ready > 0;
+  }
+}
+
+bool AwaitExit(Process& process, int64_t deadline_ns) {
+  std::unique_lock lock(process.mutex);
+  return process.ended.wait_for(lock, Left(deadline_ns), [&] { return process.exit.has_value(); });
+}
+
+// Reaps the child of `pidfd`; nothing while it lives or its tracer has not let go of it.
+Result<std::optional<ExitStatus>> Reap(int pidfd) {
   siginfo_t info{};
   rusage usage{};
   // The raw call, since waitid(3) has no place for the rusage.
-  while (syscall(SYS_waitid, P_PIDFD, pidfd, &info, WEXITED | options, &usage) != 0) {
-    if (errno != EINTR) return std::nullopt;
+  while (syscall(SYS_waitid, P_PIDFD, pidfd, &info, WEXITED | WNOHANG, &usage) != 0) {
+    if (errno != EINTR) return base::ErrnoError("waitid");
   }
   if (info.si_pid == 0) return std::nullopt;
   ExitStatus exit;
@@ -46,9 +72,31 @@ std::optional<ExitStatus> Reap(int pidfd, int options) {
   return exit;
 }
 
+std::string StateText(ContainerStatus status) {
+  return "the container is " + std::string(StatusName(status));
+}
+
+// For one act at a time; those that wait for their turn end at their own deadline.
+Result<std::unique_lock<Turn>> TakeTurn(Container& container, std::string_view step, int64_t deadline_ns) {
+  std::unique_lock turn(container.life, Left(deadline_ns));
+  if (!turn) return MakeError(ETIMEDOUT, step, container.id, "something else is being done with it");
+  return turn;
+}
+
 base::Error WrongState(std::string_view step, const Container& container) {
-  return {std::string(step), EBUSY, container.id,
-          "the container is " + std::string(StatusName(container.Status()))};
+  return {std::string(step), EBUSY, container.id, StateText(container.Status())};
+}
+
+// Of a process that nobody will ask about, when it ends at last.
+void ReapLater(base::Loop* loop, const std::shared_ptr<Process>& process) {
+  loop->Post([loop, process] {
+    const int pidfd = process->child.pidfd();
+    auto added = loop->Add(pidfd, EPOLLIN, [loop, process, pidfd](uint32_t) {
+      loop->Remove(pidfd);
+      std::ignore = Reap(pidfd);
+    });
+    if (!added) base::LogError("watch process", added.error(), {{"container", process->container_id}});
+  });
 }
 
 }  // namespace
@@ -69,10 +117,13 @@ std::string_view StatusName(ContainerStatus status) {
   return "unknown";
 }
 
+bool IsCancelled(int cancel_fd) { return cancel_fd >= 0 && AwaitReadable(cancel_fd, 0); }
+
 Containers::Containers(Backends backends) : backends_(backends) {}
 
 Containers::~Containers() {
   // The loop has stopped, so the exits are collected here.
+  const int64_t deadline_ns = base::MonotonicNs() + kTearDownNs;
   for (auto& [id, container] : containers_) {
     if (container->engine == nullptr) continue;
     if (auto killed = container->engine->cgroup->Kill(); !killed)
@@ -80,9 +131,10 @@ Containers::~Containers() {
     std::vector<std::shared_ptr<Process>> all{container->init};
     for (const auto& [name, process] : container->processes) all.push_back(process);
     for (const auto& process : all) {
-      if (process != nullptr && !process->Exit()) Reap(process->child.pidfd(), 0);
+      if (process == nullptr || process->Exit()) continue;
+      if (AwaitReadable(process->child.pidfd(), deadline_ns)) std::ignore = Reap(process->child.pidfd());
     }
-    if (auto gone = backends_.engine->Destroy(*container->engine, base::MonotonicNs() + kTearDownNs); !gone) {
+    if (auto gone = backends_.engine->Destroy(*container->engine, deadline_ns); !gone) {
       base::LogError("remove container", gone.error());
     }
   }
@@ -112,7 +164,8 @@ Result<std::shared_ptr<Process>> Containers::FindProcess(const std::string& cont
 }
 
 Result<stdio::Config> Containers::MakeStdio(const std::string& name, const StdioRequest& request,
-                                            const engine::Process& process, int64_t deadline_ns) {
+                                            const engine::Process& process, int64_t deadline_ns,
+                                            int cancel_fd) {
   stdio::Config config;
   config.name = name;
   config.terminal = process.terminal;
@@ -129,7 +182,7 @@ Result<stdio::Config> Containers::MakeStdio(const std::string& name, const Stdio
                                      std::pair(&config.err, &request.err)}) {
     stream->mode = from->mode;
     if (from->mode != stdio::Mode::kSocket) continue;
-    GCS_ASSIGN(stream->socket, backends_.dialer->Dial(from->port, deadline_ns));
+    GCS_ASSIGN(stream->socket, backends_.dialer->Dial(from->port, deadline_ns, cancel_fd));
   }
   return config;
 }
@@ -140,13 +193,13 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
     return MakeError(EINVAL, "create container", id.substr(0, 64), "bad container id");
   const auto container = std::make_shared<Container>(id);
   container->labels = request.labels;
-  const std::lock_guard life(container->life);
+  const std::lock_guard turn(container->life);
   {
     const std::lock_guard lock(mutex_);
     if (!containers_.emplace(id, container).second) return MakeError(EEXIST, "create container", id);
   }
   const auto undo = [&](base::Error error) -> std::unexpected<base::Error> {
-    backends_.storage->Unuse(id);
+    backends_.storage->Disown(id);
     const std::lock_guard lock(mutex_);
     containers_.erase(id);
     return std::unexpected(std::move(error));
@@ -167,7 +220,10 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
     if (!mount) continue;  // not one of ours
     if (auto used = backends_.storage->Use(mount->mount_id, id); !used) return undo(used.error());
   }
-  auto config = MakeStdio(id, request.stdio, *spec->process, deadline_ns);
+  for (const std::string& mount : request.owned_mounts) {
+    if (auto owned = backends_.storage->SetOwner(mount, id); !owned) return undo(owned.error());
+  }
+  auto config = MakeStdio(id, request.stdio, *spec->process, deadline_ns, request.cancel_fd);
   if (!config) return undo(config.error());
   auto io = stdio::ProcessIo::Create(backends_.loop, std::move(*config));
   if (!io) return undo(io.error());
@@ -187,8 +243,14 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
 
   const auto destroy = [&](base::Error error) -> std::unexpected<base::Error> {
     if (auto killed = made->cgroup->Kill(); !killed) base::LogError("kill container", killed.error());
-    Reap(made->init.pidfd(), 0);
-    if (auto gone = backends_.engine->Destroy(*made, base::MonotonicNs() + kTearDownNs); !gone) {
+    const int64_t limit_ns = base::MonotonicNs() + kTearDownNs;
+    process->child = std::move(made->init);
+    if (AwaitReadable(process->child.pidfd(), limit_ns)) {
+      std::ignore = Reap(process->child.pidfd());
+    } else {
+      ReapLater(backends_.loop, process);
+    }
+    if (auto gone = backends_.engine->Destroy(*made, limit_ns); !gone) {
       base::LogError("remove container", gone.error());
     }
     return undo(std::move(error));
@@ -197,9 +259,7 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
     if (auto attached = io->io->AttachTerminal(made->init.TakeConsole()); !attached)
       return destroy(attached.error());
   }
-  for (const std::string& mount : request.owned_mounts) {
-    if (auto owned = backends_.storage->SetOwner(mount, id); !owned) return destroy(owned.error());
-  }
+  if (IsCancelled(request.cancel_fd)) return destroy({"create container", ECANCELED, id, {}});
   process->io = std::move(io->io);
   process->child = std::move(made->init);
   {
@@ -225,15 +285,36 @@ void Containers::Watch(const std::shared_ptr<Container>& container, const std::s
 // On the loop's thread.
 void Containers::OnExit(const std::shared_ptr<Container>& container,
                         const std::shared_ptr<Process>& process) {
-  auto exit = Reap(process->child.pidfd(), WNOHANG);
-  if (!exit) return;
   backends_.loop->Remove(process->child.pidfd());
+  Collect(container, process, kFirstRetryNs);
+}
+
+// On the loop's thread, after the process's end.
+void Containers::Collect(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process,
+                         int64_t retry_ns) {
+  auto reaped = Reap(process->child.pidfd());
+  if (reaped && !*reaped) {
+    // A process that is traced belongs to its tracer first, which may take its time. The pidfd stays
+    // readable.
+    backends_.loop->After(retry_ns, [this, container, process, retry_ns] {
+      Collect(container, process, std::min(2 * retry_ns, kLastRetryNs));
+    });
+    return;
+  }
+  ExitStatus exit;
+  if (reaped) {
+    exit = **reaped;
+  } else {
+    base::LogError("exit status is lost", reaped.error(), {{"container", container->id}});
+    exit.exit_code = kUnknownExit;
+    exit.exited_at_ns = base::RealtimeNs();
+  }
   // Without a pid namespace of its own the end of the first process does not end the others.
   if (process->id.empty() && !container->engine->spec.MakesNamespace(CLONE_NEWPID)) {
     if (auto killed = container->engine->cgroup->Kill(); !killed)
       base::LogError("kill container", killed.error());
   }
-  process->io->ProcessExited([this, container, process, exit = *exit] { Finish(container, process, exit); });
+  process->io->ProcessExited([this, container, process, exit] { Finish(container, process, exit); });
 }
 
 // On the loop's thread, when the output is where it can be read, or the bounded time for that is over.
@@ -241,16 +322,20 @@ void Containers::Finish(const std::shared_ptr<Container>& container, const std::
                         const ExitStatus& reaped) {
   ExitStatus exit = reaped;
   const uint64_t kills = container->engine->cgroup->OomKills();
-  {
-    const std::lock_guard lock(container->mutex);
-    exit.oom_killed = kills > 0;
-    if (kills > container->oom_kills) backends_.journal->Append(container->id, "", ContainerOom{kills});
-    container->oom_kills = kills;
-    if (process->id.empty()) container->status = ContainerStatus::kStopped;
-  }
   std::map<uint64_t, WaitCallback> waiters;
   {
-    const std::lock_guard lock(process->mutex);
+    const std::lock_guard lock(container->mutex);
+    if (process->id.empty() && container->starting) {
+      // The start is told before the end, by Start.
+      container->ended_meanwhile = [this, container, process, reaped] { Finish(container, process, reaped); };
+      return;
+    }
+    exit.oom_killed = kills > process->oom_kills_before;
+    if (kills > container->oom_kills) backends_.journal->Append(container->id, "", ContainerOom{kills});
+    container->oom_kills = kills;
+    // Together: who sees one sees the other.
+    const std::lock_guard process_lock(process->mutex);
+    if (process->id.empty()) container->status = ContainerStatus::kStopped;
     exit.started_at_ns = process->started_at_ns;
     process->exit = exit;
     waiters.swap(process->waiters);
@@ -264,35 +349,49 @@ void Containers::Finish(const std::shared_ptr<Container>& container, const std::
 
 Result<std::vector<Timing>> Containers::Start(const std::string& container_id, int64_t deadline_ns) {
   GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
-  const std::lock_guard life(container->life);
-  if (container->Status() != ContainerStatus::kCreated) {
-    return std::unexpected(WrongState("start container", *container));
-  }
+  GCS_ASSIGN(const auto turn, TakeTurn(*container, "start container", deadline_ns));
   const int64_t begin = base::MonotonicNs();
   {
-    const std::lock_guard lock(container->init->mutex);
+    const std::lock_guard lock(container->mutex);
+    if (container->status != ContainerStatus::kCreated)
+      return MakeError(EBUSY, "start container", container_id, StateText(container->status));
+    container->starting = true;
+    const std::lock_guard process_lock(container->init->mutex);
     container->init->started_at_ns = base::RealtimeNs();
   }
-  if (auto started = backends_.engine->Start(*container->engine, container->init->child, deadline_ns);
-      !started) {
-    // Whatever became of the program, it does not run on unnoticed.
-    if (auto killed = container->engine->cgroup->Kill(); !killed)
-      base::LogError("kill container", killed.error());
-    return std::unexpected(started.error());
-  }
+  container->init->oom_kills_before = container->engine->cgroup->OomKills();
+  const auto started = backends_.engine->Start(*container->engine, container->init->child, deadline_ns);
+  std::function<void()> ended;
   {
     const std::lock_guard lock(container->mutex);
-    // A quick program may have ended already.
-    if (container->status == ContainerStatus::kCreated) container->status = ContainerStatus::kRunning;
+    container->starting = false;
+    ended.swap(container->ended_meanwhile);
+    if (started) {
+      container->status = ContainerStatus::kRunning;
+      backends_.journal->Append(container_id, "", ContainerStarted{});
+    }
   }
-  backends_.journal->Append(container_id, "", ContainerStarted{});
+  if (ended) backends_.loop->Post(std::move(ended));
+  if (!started) {
+    // What has told its failure is about to end with the code for it. Anything else does not run on
+    // unnoticed.
+    const bool told = started.error().err != ETIMEDOUT;
+    if (!told || !AwaitExit(*container->init, base::MonotonicNs() + kFailedStartNs)) {
+      if (auto killed = container->engine->cgroup->Kill(); !killed)
+        base::LogError("kill container", killed.error());
+    }
+    return std::unexpected(started.error());
+  }
   return std::vector<Timing>{{"start", base::MonotonicNs() - begin}};
 }
 
 Result<std::vector<Timing>> Containers::Delete(const std::string& container_id, bool force,
                                                int64_t deadline_ns) {
   GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
-  const std::lock_guard life(container->life);
+  // An act that hangs on a process ends with the process. What goes wrong here is told below.
+  if (force && container->Status() != ContainerStatus::kCreating)
+    std::ignore = container->engine->cgroup->Kill();
+  GCS_ASSIGN(const auto turn, TakeTurn(*container, "delete container", deadline_ns));
   const ContainerStatus status = container->Status();
   if (status == ContainerStatus::kCreating)
     return MakeError(ENOENT, "find container", container_id, "was deleted");
@@ -300,12 +399,8 @@ Result<std::vector<Timing>> Containers::Delete(const std::string& container_id, 
     return std::unexpected(WrongState("delete container", *container));
   const int64_t begin = base::MonotonicNs();
   GCS_TRY(container->engine->cgroup->Kill());
-  {
-    std::unique_lock lock(container->init->mutex);
-    const auto left = std::chrono::nanoseconds(std::max<int64_t>(deadline_ns - base::MonotonicNs(), 0));
-    if (!container->init->ended.wait_for(lock, left, [&] { return container->init->exit.has_value(); })) {
-      return MakeError(ETIMEDOUT, "delete container", container_id, "its first process did not end in time");
-    }
+  if (!AwaitExit(*container->init, deadline_ns)) {
+    return MakeError(ETIMEDOUT, "delete container", container_id, "its first process did not end in time");
   }
   const int64_t killed = base::MonotonicNs();
   GCS_TRY(backends_.engine->Destroy(*container->engine, deadline_ns));
@@ -371,7 +466,7 @@ void Containers::CancelWait(uint64_t wait) {
 
 Result<> Containers::Pause(const std::string& container_id, int64_t deadline_ns) {
   GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
-  const std::lock_guard life(container->life);
+  GCS_ASSIGN(const auto turn, TakeTurn(*container, "pause container", deadline_ns));
   if (container->Status() != ContainerStatus::kRunning)
     return std::unexpected(WrongState("pause container", *container));
   GCS_TRY(container->engine->cgroup->Freeze(true, deadline_ns));
@@ -385,7 +480,7 @@ Result<> Containers::Pause(const std::string& container_id, int64_t deadline_ns)
 
 Result<> Containers::Resume(const std::string& container_id, int64_t deadline_ns) {
   GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
-  const std::lock_guard life(container->life);
+  GCS_ASSIGN(const auto turn, TakeTurn(*container, "resume container", deadline_ns));
   if (container->Status() != ContainerStatus::kPaused)
     return std::unexpected(WrongState("resume container", *container));
   GCS_TRY(container->engine->cgroup->Freeze(false, deadline_ns));
@@ -397,10 +492,11 @@ Result<> Containers::Resume(const std::string& container_id, int64_t deadline_ns
   return {};
 }
 
-Result<> Containers::Update(const std::string& container_id, const std::string& resources_json) {
+Result<> Containers::Update(const std::string& container_id, const std::string& resources_json,
+                            int64_t deadline_ns) {
   GCS_ASSIGN(const engine::Resources resources, engine::ParseResources(resources_json));
   GCS_ASSIGN(const std::shared_ptr<Container> container, Find(container_id));
-  const std::lock_guard life(container->life);
+  GCS_ASSIGN(const auto turn, TakeTurn(*container, "update container", deadline_ns));
   const ContainerStatus status = container->Status();
   if (status == ContainerStatus::kCreating || status == ContainerStatus::kStopped) {
     return std::unexpected(WrongState("update container", *container));

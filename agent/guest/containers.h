@@ -52,6 +52,7 @@ struct CreateContainer {
   std::vector<std::pair<std::string, std::string>> labels;
   std::vector<std::string> owned_mounts;
   bool allow_vsock = false;
+  int cancel_fd = -1;  // readable (an eventfd): whoever asked has gone, so nothing is to be left
 };
 
 struct ExecProcess {
@@ -59,6 +60,7 @@ struct ExecProcess {
   std::string process_id;
   std::string process_json;
   StdioRequest stdio;
+  int cancel_fd = -1;  // as in CreateContainer
 };
 
 struct Spawned {
@@ -105,7 +107,7 @@ class Process;
 //
 // Errors: ENOENT "find container"/"find process"; EEXIST id in use; EINVAL bad id or configuration (object:
 // the JSON path); EBUSY wrong state (step names the act, message the state); ESRCH signal to a process that
-// has ended; ETIMEDOUT, and what the engine says.
+// has ended; ETIMEDOUT, ECANCELED, and what the engine says.
 class Containers {
  public:
   struct Backends {
@@ -122,7 +124,8 @@ class Containers {
 
   base::Result<Spawned> Create(const CreateContainer& request, int64_t deadline_ns);
   base::Result<std::vector<Timing>> Start(const std::string& container_id, int64_t deadline_ns);
-  // `force`: SIGKILL to everything in it first. Mounts that the container owns go with it.
+  // `force`: SIGKILL to everything in it first, whatever else is being done with it. Mounts that the
+  // container owns go with it.
   base::Result<std::vector<Timing>> Delete(const std::string& container_id, bool force, int64_t deadline_ns);
 
   // Calls `done` once with the exit record: at once if the process has ended, else on the loop's thread when
@@ -143,7 +146,8 @@ class Containers {
 
   base::Result<> Pause(const std::string& container_id, int64_t deadline_ns);
   base::Result<> Resume(const std::string& container_id, int64_t deadline_ns);
-  base::Result<> Update(const std::string& container_id, const std::string& resources_json);
+  base::Result<> Update(const std::string& container_id, const std::string& resources_json,
+                        int64_t deadline_ns);
   // No ids: all containers. One that is deleted meanwhile is left out unless it was asked for by name.
   base::Result<std::vector<ContainerStats>> Stats(const std::vector<std::string>& container_ids) const;
 
@@ -161,9 +165,11 @@ class Containers {
   base::Result<std::shared_ptr<Process>> FindProcess(const std::string& container_id,
                                                      const std::string& process_id) const;
   base::Result<stdio::Config> MakeStdio(const std::string& name, const StdioRequest& request,
-                                        const engine::Process& process, int64_t deadline_ns);
+                                        const engine::Process& process, int64_t deadline_ns, int cancel_fd);
   void Watch(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process);
   void OnExit(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process);
+  void Collect(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process,
+               int64_t retry_ns);
   void Finish(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process,
               const ExitStatus& exit);
 

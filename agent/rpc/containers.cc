@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <signal.h>
+
 #include <optional>
 #include <string>
 #include <utility>
@@ -115,17 +117,18 @@ class ContainerService final : public v1::ContainerService::CallbackService {
                                    const v1::CreateContainerRequest* request,
                                    v1::CreateContainerResponse* response) override {
     using Response = v1::CreateContainerResponse;
-    return Serve(core_, "ContainerService.Create", Access::kWrite, context, request, response,
-                 On<v1::CreateContainerRequest, Response>(
-                     core_.work, [this](const Call& call, const auto& r) -> base::Result<Response> {
-                       GCS_ASSIGN(const guest::CreateContainer create, ToCreate(r));
-                       GCS_ASSIGN(const guest::Spawned spawned,
-                                  containers_.Create(create, call.work_deadline_ns()));
-                       Response out;
-                       out.set_pid(spawned.pid);
-                       SetTimings(out.mutable_timings(), spawned.timings);
-                       return out;
-                     }));
+    return Serve(
+        core_, "ContainerService.Create", Access::kWrite, context, request, response,
+        OnCancellable<v1::CreateContainerRequest, Response>(
+            core_.work, [this](const Call& call, const auto& r, int cancel_fd) -> base::Result<Response> {
+              GCS_ASSIGN(guest::CreateContainer create, ToCreate(r));
+              create.cancel_fd = cancel_fd;
+              GCS_ASSIGN(const guest::Spawned spawned, containers_.Create(create, call.work_deadline_ns()));
+              Response out;
+              out.set_pid(spawned.pid);
+              SetTimings(out.mutable_timings(), spawned.timings);
+              return out;
+            }));
   }
 
   grpc::ServerUnaryReactor* Start(grpc::CallbackServerContext* context,
@@ -157,8 +160,10 @@ class ContainerService final : public v1::ContainerService::CallbackService {
                                    const v1::SignalContainerRequest* request,
                                    v1::SignalContainerResponse* response) override {
     using Response = v1::SignalContainerResponse;
+    // One system call, but for a signal to each of any number of processes.
+    base::Pool* pool = request->all() && request->signal() != SIGKILL ? core_.work : core_.quick;
     return Serve(core_, "ContainerService.Signal", Access::kWrite, context, request, response,
-                 On<v1::SignalContainerRequest, Response>(core_.quick, [this](const Call&, const auto& r) {
+                 On<v1::SignalContainerRequest, Response>(pool, [this](const Call&, const auto& r) {
                    return Empty<Response>(r.all() ? containers_.SignalAll(r.container_id(), r.signal())
                                                   : containers_.Signal(r.container_id(), "", r.signal()));
                  }));
@@ -233,10 +238,12 @@ class ContainerService final : public v1::ContainerService::CallbackService {
                                    const v1::UpdateContainerRequest* request,
                                    v1::UpdateContainerResponse* response) override {
     using Response = v1::UpdateContainerResponse;
-    return Serve(core_, "ContainerService.Update", Access::kWrite, context, request, response,
-                 On<v1::UpdateContainerRequest, Response>(core_.work, [this](const Call&, const auto& r) {
-                   return Empty<Response>(containers_.Update(r.container_id(), r.resources_json()));
-                 }));
+    return Serve(
+        core_, "ContainerService.Update", Access::kWrite, context, request, response,
+        On<v1::UpdateContainerRequest, Response>(core_.work, [this](const Call& call, const auto& r) {
+          return Empty<Response>(
+              containers_.Update(r.container_id(), r.resources_json(), call.work_deadline_ns()));
+        }));
   }
 
   grpc::ServerUnaryReactor* Stats(grpc::CallbackServerContext* context,

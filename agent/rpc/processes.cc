@@ -22,18 +22,18 @@ class ProcessService final : public v1::ProcessService::CallbackService {
   grpc::ServerUnaryReactor* Exec(grpc::CallbackServerContext* context, const v1::ExecRequest* request,
                                  v1::ExecResponse* response) override {
     using Response = v1::ExecResponse;
-    return Serve(core_, "ProcessService.Exec", Access::kWrite, context, request, response,
-                 On<v1::ExecRequest, Response>(
-                     core_.work, [this](const Call& call, const auto& r) -> base::Result<Response> {
-                       guest::ExecProcess exec{r.container_id(), r.process_id(), r.process_json(), {}};
-                       GCS_ASSIGN(exec.stdio, FromProto(r.stdio()));
-                       GCS_ASSIGN(const guest::Spawned spawned,
-                                  containers_.Exec(exec, call.work_deadline_ns()));
-                       Response out;
-                       out.set_pid(spawned.pid);
-                       SetTimings(out.mutable_timings(), spawned.timings);
-                       return out;
-                     }));
+    return Serve(
+        core_, "ProcessService.Exec", Access::kWrite, context, request, response,
+        OnCancellable<v1::ExecRequest, Response>(
+            core_.work, [this](const Call& call, const auto& r, int cancel_fd) -> base::Result<Response> {
+              guest::ExecProcess exec{r.container_id(), r.process_id(), r.process_json(), {}, cancel_fd};
+              GCS_ASSIGN(exec.stdio, FromProto(r.stdio()));
+              GCS_ASSIGN(const guest::Spawned spawned, containers_.Exec(exec, call.work_deadline_ns()));
+              Response out;
+              out.set_pid(spawned.pid);
+              SetTimings(out.mutable_timings(), spawned.timings);
+              return out;
+            }));
   }
 
   grpc::ServerUnaryReactor* Wait(grpc::CallbackServerContext* context, const v1::WaitProcessRequest* request,

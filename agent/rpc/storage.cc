@@ -145,7 +145,7 @@ class StorageService final : public v1::StorageService::CallbackService {
           mount.target = r.target();
           GCS_ASSIGN(mount.engine, FromProto(r.engine()));
           mount.allowed_names = {r.allowed_names().begin(), r.allowed_names().end()};
-          GCS_ASSIGN(base::Fd connection, dialer_.Dial(r.port(), wait.deadline_ns));
+          GCS_ASSIGN(base::Fd connection, dialer_.Dial(r.port(), wait.deadline_ns, wait.cancel_fd));
           GCS_ASSIGN(const storage::Mounted mounted, storage_.MountShare(mount, std::move(connection), wait));
           Response out;
           out.set_path(mounted.path);
@@ -246,18 +246,12 @@ class StorageService final : public v1::StorageService::CallbackService {
       std::string_view method, Access access, grpc::CallbackServerContext* context, const Request* request,
       Response* response,
       std::function<base::Result<Response>(const Call&, const Request&, const storage::Wait&)> work) {
-    return Serve<Request, Response>(
+    return Serve(
         core_, method, access, context, request, response,
-        [this, work = std::move(work)](const CallPtr& call, const Request& r, const Done<Response>& done) {
-          auto cancel = call->CancelFd();
-          if (!cancel) {
-            done(std::unexpected(cancel.error()));
-            return;
-          }
-          core_.storage->Post([call, &r, work, done, cancel = *cancel] {
-            done(work(*call, r, storage::Wait{call->work_deadline_ns(), cancel->get()}));
-          });
-        });
+        OnCancellable<Request, Response>(
+            core_.storage, [work = std::move(work)](const Call& call, const Request& r, int cancel_fd) {
+              return work(call, r, storage::Wait{call.work_deadline_ns(), cancel_fd});
+            }));
   }
 
   Core& core_;

@@ -133,18 +133,49 @@ grpc::ServerUnaryReactor* Serve(Core& core, std::string_view method, Access acce
   return reactor;
 }
 
+// Whether anybody waits for a call that a thread has become free for.
+inline base::Result<> CheckWanted(const Call& call) {
+  constexpr std::string_view kStep = "wait for a thread";
+  if (call.deadline_ns() <= base::MonotonicNs())
+    return base::MakeError(ETIMEDOUT, kStep, {}, "the deadline passed before the call began");
+  if (call.cancelled())
+    return base::MakeError(ECANCELED, kStep, {}, "the client has gone before the call began");
+  return {};
+}
+
 // A handler that may block, run on `pool`.
 template <typename Request, typename Response>
 Handler<Request, Response> On(base::Pool* pool,
                               std::function<base::Result<Response>(const Call&, const Request&)> work) {
   return [pool, work = std::move(work)](const CallPtr& call, const Request& request, Done<Response> done) {
     pool->Post([call, &request, work, done = std::move(done)] {
-      if (call->deadline_ns() <= base::MonotonicNs()) {
-        done(
-            base::MakeError(ETIMEDOUT, "wait for a thread", {}, "the deadline passed before the call began"));
+      if (auto wanted = CheckWanted(*call); !wanted) {
+        done(std::unexpected(wanted.error()));
         return;
       }
       done(work(*call, request));
+    });
+  };
+}
+
+// The same for work that ends early when its client has gone: `cancel_fd` is the call's CancelFd, valid
+// during the work.
+template <typename Request, typename Response>
+Handler<Request, Response> OnCancellable(
+    base::Pool* pool,
+    std::function<base::Result<Response>(const Call&, const Request&, int cancel_fd)> work) {
+  return [pool, work = std::move(work)](const CallPtr& call, const Request& request, Done<Response> done) {
+    auto cancel = call->CancelFd();
+    if (!cancel) {
+      done(std::unexpected(cancel.error()));
+      return;
+    }
+    pool->Post([call, &request, work, done = std::move(done), cancel = *cancel] {
+      if (auto wanted = CheckWanted(*call); !wanted) {
+        done(std::unexpected(wanted.error()));
+        return;
+      }
+      done(work(*call, request, cancel->get()));
     });
   };
 }

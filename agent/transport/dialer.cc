@@ -7,8 +7,8 @@
 #include <sys/time.h>
 
 #include <algorithm>
+#include <array>
 #include <climits>
-#include <ctime>
 #include <utility>
 
 #include "base/clock.h"
@@ -19,15 +19,16 @@ namespace gcs::transport {
 namespace {
 
 // Waits until a connect in progress is decided.
-base::Result<> FinishConnect(int fd, int64_t deadline_ns, const std::string& object) {
+base::Result<> FinishConnect(int fd, int64_t deadline_ns, int cancel_fd, const std::string& object) {
   for (;;) {
     const int64_t left = deadline_ns - base::MonotonicNs();
     if (left <= 0) return base::MakeError(ETIMEDOUT, "connect", object);
-    pollfd wait{.fd = fd, .events = POLLOUT, .revents = 0};
+    std::array<pollfd, 2> wait{{{.fd = fd, .events = POLLOUT}, {.fd = cancel_fd, .events = POLLIN}}};
     const int64_t left_ms = left / base::kNsPerMs + 1;
-    const int ready = poll(&wait, 1, static_cast<int>(std::min<int64_t>(left_ms, INT_MAX)));
+    const int ready = poll(wait.data(), wait.size(), static_cast<int>(std::min<int64_t>(left_ms, INT_MAX)));
     if (ready < 0 && errno != EINTR) return base::ErrnoError("poll", object);
     if (ready <= 0) continue;
+    if (wait[1].revents != 0) return base::MakeError(ECANCELED, "connect", object);
     int err = 0;
     socklen_t length = sizeof err;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &length) != 0)
@@ -39,7 +40,7 @@ base::Result<> FinishConnect(int fd, int64_t deadline_ns, const std::string& obj
 
 class VsockDialerImpl : public Dialer {
  public:
-  base::Result<base::Fd> Dial(uint32_t port, int64_t deadline_ns) override {
+  base::Result<base::Fd> Dial(uint32_t port, int64_t deadline_ns, int cancel_fd) override {
     const std::string object = "vsock:2:" + std::to_string(port);
     const int64_t left = deadline_ns - base::MonotonicNs();
     if (left <= 0) return base::MakeError(ETIMEDOUT, "connect", object);
@@ -56,7 +57,7 @@ class VsockDialerImpl : public Dialer {
     address.svm_port = port;
     if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) return fd;
     if (errno != EINPROGRESS) return base::ErrnoError("connect", object);
-    GCS_TRY(FinishConnect(fd.get(), deadline_ns, object));
+    GCS_TRY(FinishConnect(fd.get(), deadline_ns, cancel_fd, object));
     return fd;
   }
 };
@@ -65,7 +66,7 @@ class UnixDialerImpl : public Dialer {
  public:
   explicit UnixDialerImpl(std::string prefix) : prefix_(std::move(prefix)) {}
 
-  base::Result<base::Fd> Dial(uint32_t port, int64_t deadline_ns) override {
+  base::Result<base::Fd> Dial(uint32_t port, int64_t deadline_ns, int cancel_fd) override {
     const std::string path = prefix_ + "_" + std::to_string(port);
     GCS_ASSIGN(const sockaddr_un address, UnixAddress(path));
     base::Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
@@ -77,8 +78,8 @@ class UnixDialerImpl : public Dialer {
       // A full backlog: unix sockets know no connect in progress.
       if (errno != EAGAIN && errno != EINTR) return base::ErrnoError("connect", path);
       if (base::MonotonicNs() >= deadline_ns) return base::MakeError(ETIMEDOUT, "connect", path);
-      const timespec pause{.tv_sec = 0, .tv_nsec = base::kNsPerMs};
-      nanosleep(&pause, nullptr);
+      pollfd cancel{.fd = cancel_fd, .events = POLLIN, .revents = 0};
+      if (poll(&cancel, 1, 1) > 0) return base::MakeError(ECANCELED, "connect", path);
     }
   }
 

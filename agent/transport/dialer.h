@@ -16,9 +16,10 @@ class Dialer {
   virtual ~Dialer() = default;
 
   // A connected stream socket (O_NONBLOCK, O_CLOEXEC). Blocks until it is connected or `deadline_ns`
-  // (CLOCK_MONOTONIC) has passed. Errors: ECONNREFUSED or ECONNRESET when nobody listens there, ETIMEDOUT,
-  // what connect(2) says else.
-  virtual base::Result<base::Fd> Dial(uint32_t port, int64_t deadline_ns) = 0;
+  // (CLOCK_MONOTONIC) has passed or `cancel_fd` (an eventfd; -1: none) is readable. Errors: ECONNREFUSED or
+  // ECONNRESET when nobody listens there, ETIMEDOUT, ECANCELED, what connect(2) says else.
+  virtual base::Result<base::Fd> Dial(uint32_t port, int64_t deadline_ns, int cancel_fd) = 0;
+  base::Result<base::Fd> Dial(uint32_t port, int64_t deadline_ns) { return Dial(port, deadline_ns, -1); }
 };
 
 // To vsock ports of CID 2, the host.

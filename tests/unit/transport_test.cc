@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -188,6 +189,12 @@ TEST_CASE("dialling ends at its deadline") {
     }
     CHECK(connection.error().err == ETIMEDOUT);
     CHECK(MonotonicNs() - begin >= 200 * kNsPerMs);
+    CHECK(MonotonicNs() - begin < 2 * kNsPerSec);
+    // Or when its caller no longer wants it.
+    const Fd cancel(eventfd(1, EFD_CLOEXEC));
+    connection = dialer->Dial(2, begin + 60 * kNsPerSec, cancel.get());
+    REQUIRE(!connection);
+    CHECK(connection.error().err == ECANCELED);
     CHECK(MonotonicNs() - begin < 2 * kNsPerSec);
     break;
   }

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <termios.h>
@@ -130,6 +131,14 @@ int Ticks(int count, int ms) {
   return 0;
 }
 
+// Traces a process and waits for nothing of it, so that it stays a zombie that only its tracer sees.
+int Trace(pid_t pid) {
+  const long rc = ptrace(PTRACE_SEIZE, pid, nullptr, nullptr);
+  printf("traced %s\n", rc == 0 ? "OK" : Name(errno));
+  fflush(stdout);
+  for (;;) pause();
+}
+
 // The first process ends; a grandchild keeps its outputs.
 int Orphan() {
   if (fork() == 0) {
@@ -154,6 +163,7 @@ int main(int argc, char** argv) {
   if (what == "eat") return Eat(number(2));
   if (what == "ticks") return Ticks(static_cast<int>(number(2)), static_cast<int>(number(3)));
   if (what == "orphan") return Orphan();
+  if (what == "trace") return Trace(static_cast<pid_t>(number(2)));
   fprintf(stderr, "guest_probe: unknown word %s\n", argc > 1 ? argv[1] : "");
   return 2;
 }

@@ -50,6 +50,8 @@ TestVm::TestVm(host::Machine machine) {
   probe.files.push_back({.path = "opt/gone", .mode = S_IFREG | 0644, .content = "below"});
   probe.files.push_back({.path = "opt/dir", .mode = S_IFDIR | 0755});
   probe.files.push_back({.path = "opt/dir/old", .mode = S_IFREG | 0644, .content = "old"});
+  probe.files.push_back({.path = "srv", .mode = S_IFDIR | 0755});
+  probe.files.push_back({.path = "srv/garbage", .mode = S_IFREG | 0755, .content = "no program"});
   host::PackLayer above;
   above.files.push_back({.path = "opt", .mode = S_IFDIR | 0755});
   above.files.push_back({.path = "opt/.wh.gone", .mode = S_IFREG | 0644});
