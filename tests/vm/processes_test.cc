@@ -7,6 +7,8 @@
 #include <sys/un.h>
 
 #include <csignal>
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -14,6 +16,7 @@
 
 #include "base/clock.h"
 #include "gcs/v1/containers.grpc.pb.h"
+#include "vm/diod.h"
 #include "vm/vm_support.h"
 
 namespace gcs::test {
@@ -218,6 +221,53 @@ TEST_CASE("a process without a terminal has no size: FAILED_PRECONDITION") {
   REQUIRE_FALSE(resized);
   CHECK(resized.error().err == ENOTTY);
   CHECK(resized.error().code == 9);
+}
+
+TEST_CASE("acts that wait for one that hangs end at their own deadlines, and others have threads to run on") {
+  TestVm& vm = TestVm::Get();
+  const std::string directory = vm.dir() / "slow";
+  std::filesystem::create_directories(directory);
+  std::ofstream(directory + "/program") << "#!/bin/sh\nexit 3\n";
+  std::filesystem::permissions(directory + "/program", std::filesystem::perms::owner_all);
+  constexpr uint32_t kPort = 4011;
+  const Diod diod(directory, vm.vm().control().ListenPath(kPort), vm.dir() / "diod.log");
+  v1::MountShareRequest share;
+  share.set_mount_id("slow");
+  share.set_port(kPort);
+  share.set_share_name(directory);
+  const auto mounted = vm.client().Call(share);
+  REQUIRE_MESSAGE(mounted, Why(mounted));
+  {
+    auto options = TestContainer::Make({"/mnt/program"});
+    options.settings.mounts = {{mounted->path(), "/mnt", true}};
+    TestContainer container(std::move(options));
+    REQUIRE_MESSAGE(container.created(), Why(container.created()));
+    // The file server says nothing when the program is to be read.
+    diod.Signal(SIGSTOP);
+    host::CallResult<v1::StartContainerResponse> started;
+    std::vector<std::thread> calls;
+    calls.emplace_back([&] { started = container.TryStart(); });
+    Pause(500);
+    const int64_t begin = base::MonotonicNs();
+    for (int i = 0; i < 20; ++i) {
+      calls.emplace_back([&] {
+        v1::PauseContainerRequest pause;
+        pause.set_container_id(container.id());
+        CHECK_FALSE(vm.client().Call(pause, {.timeout_ms = 1'000}));
+      });
+    }
+    Pause(500);
+    CHECK(RunToEnd(TestContainer::Make({"true"})).exit.exit_code() == 0);
+    CHECK(base::MonotonicNs() - begin < 10 * base::kNsPerSec);
+    diod.Signal(SIGCONT);
+    for (std::thread& call : calls) call.join();
+    CHECK_MESSAGE(started, Why(started));
+    CHECK(container.Wait().exit_code() == 3);
+  }
+  v1::UnmountRequest unmount;
+  unmount.set_mount_id("slow");
+  const auto gone = vm.client().Call(unmount);
+  CHECK_MESSAGE(gone, Why(gone));
 }
 
 TEST_CASE("a client without a request id that goes away during Create leaves no container") {
