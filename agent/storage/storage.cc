@@ -199,7 +199,7 @@ void Storage::Forget(const std::string& mount_id) {
   entries_.erase(mount_id);
 }
 
-Result<Mounted> Storage::Mount(std::shared_ptr<Plan> plan, const Wait& wait) {
+Result<Mounted> Storage::Mount(const std::shared_ptr<Plan>& plan, const Wait& wait) {
   MountInfo& info = plan->entry->info;
   GCS_TRY(CheckId(info.mount_id));
   if (info.path.empty()) info.path = options_.default_dir + "/" + info.mount_id;
@@ -395,7 +395,7 @@ Result<Mounted> Storage::MountTmpfs(const TmpfsMount& request, const Wait& wait)
 }
 
 Result<> Storage::DoUnmount(const std::string& mount_id, const std::string& as_owner, const Wait& wait) {
-  constexpr std::string_view kStep = "unmount";
+  static constexpr std::string_view kStep = "unmount";
   GCS_ASSIGN(const auto job, Job::Prepare(wait, mount_id));
   std::shared_ptr<Entry> entry;
   {

@@ -161,7 +161,7 @@ class Storage {
   struct Entry;
   struct Plan;
 
-  base::Result<Mounted> Mount(std::shared_ptr<Plan> plan, const Wait& wait);
+  base::Result<Mounted> Mount(const std::shared_ptr<Plan>& plan, const Wait& wait);
   base::Result<> DoUnmount(const std::string& mount_id, const std::string& as_owner, const Wait& wait);
   // With mutex_ held:
   base::Result<> Admit(Plan& plan);
