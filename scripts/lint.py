@@ -35,6 +35,7 @@ PATH_CALLS_ALLOWED = [
     ("agent/init/*", "runs before any container exists, on its own constant paths"),
     ("agent/tools/*", "programs of their own that handle the paths their caller names, as their namesakes do"),
     ("agent/engine/*_mount.cc", "a container's root and mounts, on verified descriptors"),
+    ("agent/engine/cli/*", "a program of its own that handles the paths its caller names, as runc does"),
     ("agent/engine/child_copy.cc", "single names below descriptors, links never followed"),
     ("agent/engine/child.cc", "after pivot_root, where no path leads out of the container"),
     ("agent/engine/cgroup*.cc", "cgroupfs, which has no links, by descriptors"),

@@ -276,6 +276,15 @@ Result<ChildProcess> ChildProcess::Launch(Zygote& zygote, CompiledPlan plan, std
   return Launcher(std::move(plan), options).Run(zygote, std::move(sources));
 }
 
+ChildProcess ChildProcess::Attach(int pid, Fd pidfd, Fd connection, std::string program) {
+  ChildProcess child;
+  child.pid_ = pid;
+  child.pidfd_ = std::move(pidfd);
+  child.sync_ = std::move(connection);
+  child.program_ = std::move(program);
+  return child;
+}
+
 Result<> ChildProcess::Signal(int signal) const {
   if (syscall(SYS_pidfd_send_signal, pidfd_.get(), signal, nullptr, 0) != 0) {
     return ErrnoError("pidfd_send_signal", std::to_string(pid_), "signal " + std::to_string(signal));

@@ -36,6 +36,10 @@ class ChildProcess {
   static base::Result<ChildProcess> Launch(Zygote& zygote, CompiledPlan plan, std::vector<base::Fd> sources,
                                            const LaunchOptions& options);
 
+  // One that another process has launched and that waits on its listener (PlanHeader::listener_fd);
+  // `connection` is to that.
+  static ChildProcess Attach(int pid, base::Fd pidfd, base::Fd connection, std::string program);
+
   ChildProcess() = default;
   ChildProcess(ChildProcess&&) = default;
   ChildProcess& operator=(ChildProcess&&) = default;

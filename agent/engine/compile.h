@@ -89,8 +89,8 @@ base::Result<CompiledPlan> CompileExec(const Process& process, const Spec& spec,
 base::Json StateObject(const Spec& spec, const CompileOptions& options, std::string_view status, int pid);
 
 // Descriptors beyond the standard streams: `preserved` become 3, 4, ... of the program; the child waits for
-// its start on `listener` (-1: on the sync socket). They stay the caller's. E2BIG if all of the plan's are more
-// than one message to the zygote can carry.
+// its start on `listener` (-1: on the sync socket). They stay the caller's. E2BIG if all of the plan's are
+// more than one message to the zygote can carry.
 base::Result<> AddDescriptors(CompiledPlan& plan, const std::vector<int>& preserved, int listener);
 
 // The object a failed step was about.

@@ -57,8 +57,8 @@ class Engine {
     bool allow_vsock = false;    // leaves the vsock guard out
     std::string bundle;          // of the state object that hooks get, and their working directory
     std::vector<int> preserved;  // descriptors that the program gets as 3, 4, ...
-    // Listening SOCK_SEQPACKET socket: the start comes from a connection to it (StartDetached), so that this
-    // process need not live until then.
+    // Listening SOCK_SEQPACKET socket: the start comes from a connection to it (ChildProcess::Attach), so
+    // that this process need not live until then.
     int start_listener = -1;
     bool new_keyring = true;  // a session keyring of its own
     int64_t deadline_ns = 0;
@@ -69,7 +69,7 @@ class Engine {
                                                 const CreateOptions& options);
   // Starts `init`, which the caller may have taken out of the container, and runs the poststart hooks. On
   // failure the process ends, or is killed if a hook failed; the caller destroys the container.
-  base::Result<> Start(const EngineContainer& container, ChildProcess& init, int64_t deadline_ns);
+  static base::Result<> Start(const EngineContainer& container, ChildProcess& init, int64_t deadline_ns);
   struct ExecOptions {
     ChildStdio stdio;
     std::vector<int> preserved;
@@ -87,7 +87,7 @@ class Engine {
                                       const std::string& bundle);
   // Kills what is left in the container, removes its cgroup and runs the poststop hooks, whose failure is
   // logged. The first process must be reaped by the caller.
-  base::Result<> Destroy(EngineContainer& container, int64_t deadline_ns);
+  static base::Result<> Destroy(EngineContainer& container, int64_t deadline_ns);
 
  private:
   Engine(Options options, std::unique_ptr<Zygote> zygote, std::unique_ptr<CgroupRoot> cgroups);

@@ -79,7 +79,7 @@ namespace {
 
 constexpr std::string_view kStep = "parse config.json";
 
-void ReadMounts(JsonReader& reader, Spec& spec) {
+void ReadMounts(JsonReader& reader, const std::string& bundle, Spec& spec) {
   for (JsonReader& entry : reader.Objects("mounts")) {
     Mount mount{.destination = CleanPath(entry.RequiredString("destination")),
                 .type = entry.String("type"),
@@ -87,6 +87,11 @@ void ReadMounts(JsonReader& reader, Spec& spec) {
                 .options = entry.Strings("options")};
     mount.uid_mappings = ReadIdMappings(entry, "uidMappings");
     mount.gid_mappings = ReadIdMappings(entry, "gidMappings");
+    const auto bind = [](const std::string& option) { return option == "bind" || option == "rbind"; };
+    if (!bundle.empty() && !mount.source.empty() && mount.source[0] != '/' &&
+        (mount.type == "bind" || std::ranges::any_of(mount.options, bind))) {
+      mount.source = bundle + "/" + mount.source;
+    }
     if (mount.uid_mappings.empty() != mount.gid_mappings.empty()) {
       entry.Fail("uidMappings", "and gidMappings go together");
     }
@@ -183,7 +188,7 @@ std::string CleanPath(std::string_view path) {
   return clean.empty() ? "/" : clean;
 }
 
-Result<Spec> ParseSpec(std::string_view config_json) {
+Result<Spec> ParseSpec(std::string_view config_json, const std::string& bundle) {
   GCS_ASSIGN(const Json document, base::ParseJson(config_json, "config.json"));
   JsonReader reader(document, kStep);
   Spec spec;
@@ -191,13 +196,16 @@ Result<Spec> ParseSpec(std::string_view config_json) {
   if (!spec.oci_version.starts_with("1.")) reader.Fail("ociVersion", "must be 1.x, is " + spec.oci_version);
   JsonReader root = reader.Object("root");
   spec.root_path = root.RequiredString("path");
+  if (!bundle.empty() && !spec.root_path.empty() && spec.root_path[0] != '/') {
+    spec.root_path = bundle + "/" + spec.root_path;
+  }
   if (!spec.root_path.empty() && spec.root_path[0] != '/') root.Fail("path", "must be absolute in the guest");
   spec.root_readonly = root.Bool("readonly");
   spec.hostname = reader.String("hostname");
   spec.domainname = reader.String("domainname");
   if (!reader.Has("linux")) reader.Fail("linux", "is required");
   ReadLinux(reader.Object("linux"), spec);
-  ReadMounts(reader, spec);
+  ReadMounts(reader, bundle, spec);
   if (reader.Has("process")) spec.process = ReadProcess(reader.Object("process"), Process{});
   spec.annotations = reader.StringMap("annotations");
   JsonReader hooks = reader.Object("hooks");

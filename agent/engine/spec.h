@@ -199,7 +199,8 @@ struct Spec {
   [[nodiscard]] bool MakesNamespace(int flag) const;
 };
 
-base::Result<Spec> ParseSpec(std::string_view config_json);
+// `bundle`: what relative paths of the root and of bind sources count from; empty: they are refused.
+base::Result<Spec> ParseSpec(std::string_view config_json, const std::string& bundle = {});
 // A process object for an exec. What it leaves out comes from `defaults`, but for args and terminal.
 base::Result<Process> ParseProcess(std::string_view process_json, const Process& defaults);
 // A resources object for an update.

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/clock.h"
+#include "base/paths.h"
+#include "engine/cli/cli.h"
+
+namespace gcs::oci {
+
+using base::ErrnoError;
+using base::Fd;
+using base::MakeError;
+using base::Result;
+
+int64_t Deadline(int64_t seconds) { return base::MonotonicNs() + seconds * base::kNsPerSec; }
+
+Result<std::unique_ptr<engine::Engine>> MakeEngine() {
+  GCS_ASSIGN(std::unique_ptr<engine::Zygote> zygote, engine::Zygote::Start());
+  engine::Engine::Options options;
+  options.cgroup_mount = kCgroupMount;
+  options.cgroup_parent = "";
+  options.reserved_cgroups = {};
+  options.vsock_guard = false;
+  options.oom_score_adj = std::nullopt;
+  return engine::Engine::Create(options, std::move(zygote));
+}
+
+Result<Loaded> Load(const Global& global, const std::string& id) {
+  GCS_ASSIGN(Store store, Store::Open(global.root, id));
+  GCS_ASSIGN(Record record, store.Load());
+  GCS_ASSIGN(const std::string config, store.Config());
+  GCS_ASSIGN(engine::Spec spec, engine::ParseSpec(config, record.bundle));
+  Loaded loaded{.store = std::move(store),
+                .record = std::move(record),
+                .container = {.id = id, .spec = std::move(spec)},
+                .pidfd = {}};
+  loaded.container.options.container_id = id;
+  loaded.container.options.bundle = loaded.record.bundle;
+  GCS_ASSIGN(const std::unique_ptr<engine::CgroupRoot> root, engine::CgroupRoot::Open(kCgroupMount));
+  auto cgroup = root->Find(loaded.record.cgroup_path);
+  if (cgroup) loaded.container.cgroup = std::move(*cgroup);
+  loaded.container.options.hierarchies = root->hierarchies();
+  auto process = OpenProcess(loaded.record);
+  if (!process) return loaded;  // stopped
+  loaded.pidfd = std::move(*process);
+  if (loaded.store.Connect()) {
+    loaded.status = Status::kCreated;
+  } else if (loaded.container.cgroup != nullptr && loaded.container.cgroup->Frozen()) {
+    loaded.status = Status::kPaused;
+  } else {
+    loaded.status = Status::kRunning;
+  }
+  return loaded;
+}
+
+base::Json StateOf(const Loaded& loaded) {
+  base::Json state =
+      engine::StateObject(loaded.container.spec, loaded.container.options, StatusName(loaded.status),
+                          loaded.status == Status::kStopped ? 0 : loaded.record.pid);
+  // runc's additions, which others have come to read.
+  state["pid"] = loaded.status == Status::kStopped ? 0 : loaded.record.pid;
+  state["rootfs"] = loaded.record.rootfs;
+  state["created"] = loaded.record.created;
+  state["owner"] = loaded.record.owner;
+  return state;
+}
+
+Result<int> ParseSignal(const std::string& name) {
+  int number = 0;
+  const auto parsed = std::from_chars(name.data(), name.data() + name.size(), number);
+  if (parsed.ec == std::errc() && parsed.ptr == name.data() + name.size()) {
+    if (number > 0 && number <= SIGRTMAX) return number;
+    return MakeError(EINVAL, "parse signal", name, "unknown signal");
+  }
+  std::string text = name;
+  std::ranges::transform(text, text.begin(), [](unsigned char c) { return std::toupper(c); });
+  if (text.starts_with("SIG")) text = text.substr(3);
+  for (int signal = 1; signal < SIGRTMIN; ++signal) {
+    const char* known = sigabbrev_np(signal);
+    if (known != nullptr && text == known) return signal;
+  }
+  return MakeError(EINVAL, "parse signal", name, "unknown signal");
+}
+
+Result<> WritePidFile(const std::string& path, int pid) {
+  if (path.empty()) return {};
+  return base::ReplaceFile(path, std::to_string(pid), 0644);
+}
+
+Result<> SendConsole(const std::string& path, const Fd& master) {
+  const Fd socket_fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return MakeError(ENAMETOOLONG, "connect", path);
+  memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  if (!socket_fd.valid() ||
+      connect(socket_fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    return ErrnoError("connect to console socket", path);
+  }
+  char name[] = "/dev/ptmx";
+  iovec iov{name, sizeof name - 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &iov;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  cmsghdr* part = CMSG_FIRSTHDR(&message);
+  part->cmsg_level = SOL_SOCKET;
+  part->cmsg_type = SCM_RIGHTS;
+  part->cmsg_len = CMSG_LEN(sizeof(int));
+  const int fd = master.get();
+  memcpy(CMSG_DATA(part), &fd, sizeof fd);
+  if (sendmsg(socket_fd.get(), &message, MSG_NOSIGNAL) < 0) return ErrnoError("send console", path);
+  return {};
+}
+
+Result<> CheckTerminal(bool terminal, const ProcessOptions& options) {
+  if (!terminal && !options.console_socket.empty()) {
+    return MakeError(EINVAL, "set terminal", "--console-socket", "the process has no terminal");
+  }
+  if (terminal && options.detach && options.console_socket.empty()) {
+    return MakeError(EINVAL, "set terminal", "--console-socket",
+                     "cannot allocate tty if runc will detach without setting console socket");
+  }
+  return {};
+}
+
+std::vector<int> PreservedFds(const ProcessOptions& options) {
+  int count = options.preserve_fds;
+  // sd_listen_fds(3): those of our caller go before.
+  if (const char* listen_fds = getenv("LISTEN_FDS")) count += std::max(0, atoi(listen_fds));
+  std::vector<int> fds;
+  for (int fd = 3; fd < 3 + count; ++fd) fds.push_back(fd);
+  return fds;
+}
+
+void BlockSignals() {
+  sigset_t all;
+  sigfillset(&all);
+  for (const int fatal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT}) sigdelset(&all, fatal);
+  sigprocmask(SIG_BLOCK, &all, nullptr);
+}
+
+namespace {
+
+// Our terminal in raw mode for as long as this lives.
+class RawMode {
+ public:
+  RawMode() {
+    if (tcgetattr(0, &saved_) != 0) return;
+    termios raw = saved_;
+    cfmakeraw(&raw);
+    active_ = tcsetattr(0, TCSANOW, &raw) == 0;
+  }
+  ~RawMode() {
+    if (active_) tcsetattr(0, TCSANOW, &saved_);
+  }
+  RawMode(const RawMode&) = delete;
+  RawMode& operator=(const RawMode&) = delete;
+
+ private:
+  termios saved_{};
+  bool active_ = false;
+};
+
+void CopySize(int master) {
+  winsize size{};
+  if (ioctl(0, TIOCGWINSZ, &size) == 0) ioctl(master, TIOCSWINSZ, &size);
+}
+
+// One read's worth. False: the end, or an error.
+bool Copy(int from, int to) {
+  char buffer[16 * 1024];
+  const ssize_t n = read(from, buffer, sizeof buffer);
+  if (n < 0 && (errno == EINTR || errno == EAGAIN)) return true;
+  if (n <= 0) return false;
+  for (ssize_t done = 0; done < n;) {
+    const ssize_t written = write(to, buffer + done, static_cast<size_t>(n - done));
+    if (written < 0 && errno != EINTR) return false;
+    if (written > 0) done += written;
+  }
+  return true;
+}
+
+}  // namespace
+
+Result<int> Attend(int pidfd, Fd master) {
+  sigset_t all;
+  sigfillset(&all);
+  const Fd signals(signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals.valid()) return ErrnoError("signalfd", "signals");
+  const std::optional<RawMode> raw = master.valid() ? std::optional<RawMode>(std::in_place) : std::nullopt;
+  if (master.valid()) CopySize(master.get());
+  bool input = master.valid();
+  bool output = master.valid();
+  for (bool ended = false; !ended || output;) {
+    pollfd fds[] = {{ended ? -1 : pidfd, POLLIN, 0},
+                    {signals.get(), POLLIN, 0},
+                    {output ? master.get() : -1, POLLIN, 0},
+                    {input && !ended ? 0 : -1, POLLIN, 0}};
+    // After the process's end what is left in the terminal is read without waiting for more.
+    const int ready = poll(fds, std::size(fds), ended ? 0 : -1);
+    if (ready < 0 && errno != EINTR) return ErrnoError("poll", "process");
+    if (ready == 0 && ended) break;
+    if (fds[0].revents != 0) ended = true;
+    if (fds[2].revents != 0) output = Copy(master.get(), 1);
+    if (fds[3].revents != 0) input = Copy(0, master.get());
+    signalfd_siginfo info{};
+    while (!ended && read(signals.get(), &info, sizeof info) == sizeof info) {
+      const auto number = static_cast<int>(info.ssi_signo);
+      if (number == SIGWINCH && master.valid()) CopySize(master.get());
+      if (number == SIGCHLD || number == SIGPIPE || number == SIGURG || number == SIGWINCH) continue;
+      syscall(SYS_pidfd_send_signal, pidfd, number, nullptr, 0);
+    }
+  }
+  siginfo_t info{};
+  while (waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED) != 0) {
+    if (errno != EINTR) return ErrnoError("waitid", "process");
+  }
+  return info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
+}
+
+}  // namespace gcs::oci

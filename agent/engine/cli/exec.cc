@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
+
+#include <charconv>
+
+#include "base/paths.h"
+#include "engine/cli/cli.h"
+
+namespace gcs::oci {
+
+using base::Fd;
+using base::Json;
+using base::MakeError;
+using base::Result;
+
+namespace {
+
+constexpr int64_t kExecSeconds = 60;
+
+// "UID[:GID]", decimal and nothing else: never root by accident (CVE-2026-30892).
+Result<> SetUser(const std::string& text, Json& process) {
+  const size_t colon = text.find(':');
+  const auto number = [&](const std::string& part) -> Result<uint32_t> {
+    uint32_t value = 0;
+    const auto parsed = std::from_chars(part.data(), part.data() + part.size(), value);
+    if (part.empty() || parsed.ec != std::errc() || parsed.ptr != part.data() + part.size() ||
+        value == UINT32_MAX) {
+      return MakeError(EINVAL, "parse user", text, "must be UID or UID:GID in decimal");
+    }
+    return value;
+  };
+  GCS_ASSIGN(const uint32_t uid, number(text.substr(0, colon)));
+  process["user"]["uid"] = uid;
+  if (colon == std::string::npos) return {};
+  GCS_ASSIGN(const uint32_t gid, number(text.substr(colon + 1)));
+  process["user"]["gid"] = gid;
+  return {};
+}
+
+Result<engine::Process> MakeProcess(const ExecCommand& command, const engine::Process& defaults) {
+  if (!command.process_file.empty()) {
+    GCS_ASSIGN(const std::string text, base::ReadFile(command.process_file, 16 << 20));
+    // A file says all: nothing comes from the container but what the specification has no place for.
+    return engine::ParseProcess(text, engine::Process{});
+  }
+  if (command.args.empty()) return MakeError(EINVAL, "exec", command.id, "process args cannot be empty");
+  Json process{{"args", command.args}, {"terminal", command.tty}};
+  if (!command.user.empty()) GCS_TRY(SetUser(command.user, process));
+  if (!command.additional_gids.empty()) process["user"]["additionalGids"] = command.additional_gids;
+  if (!command.cwd.empty()) process["cwd"] = command.cwd;
+  if (!command.apparmor.empty()) process["apparmorProfile"] = command.apparmor;
+  if (command.no_new_privileges) process["noNewPrivileges"] = true;
+  engine::Process merged = defaults;
+  // The last of two with one name counts.
+  merged.env.insert(merged.env.end(), command.env.begin(), command.env.end());
+  GCS_ASSIGN(engine::Process parsed, engine::ParseProcess(process.dump(), merged));
+  if (!command.capabilities.empty()) {
+    const Json added{{"args", {"x"}}, {"capabilities", {{"bounding", command.capabilities}}}};
+    GCS_ASSIGN(const engine::Process extra, engine::ParseProcess(added.dump(), engine::Process{}));
+    // To what can be used, not to what is handed on (CVE-2022-29162): the inheritable set stays.
+    const uint64_t set = extra.capabilities.bounding;
+    parsed.capabilities.bounding |= set;
+    parsed.capabilities.permitted |= set;
+    parsed.capabilities.effective |= set;
+  }
+  return parsed;
+}
+
+}  // namespace
+
+Result<int> Exec(const Global& global, const ExecCommand& command) {
+  if (!command.options.detach) BlockSignals();
+  GCS_ASSIGN(const std::unique_ptr<engine::Engine> engine, MakeEngine());
+  engine::EngineContainer container;
+  Fd pidfd;
+  {
+    // The lock is for the state alone: a long exec must not hold up others.
+    GCS_ASSIGN(Loaded loaded, Load(global, command.id));
+    if (loaded.status == Status::kStopped) {
+      return MakeError(ESRCH, "exec", command.id, "cannot exec in a stopped container");
+    }
+    if (loaded.status == Status::kPaused && !command.ignore_paused) {
+      return MakeError(EBUSY, "exec", command.id,
+                       "cannot exec in a paused container (use --ignore-paused to override)");
+    }
+    pidfd = std::move(loaded.pidfd);
+    GCS_ASSIGN(container, engine->Adopt(command.id, std::move(loaded.container.spec),
+                                        loaded.record.cgroup_path, loaded.record.bundle));
+  }
+  GCS_ASSIGN(engine::Process process, MakeProcess(command, *container.spec.process));
+  GCS_TRY(CheckTerminal(process.terminal, command.options));
+  GCS_ASSIGN(engine::ChildProcess child, engine->Exec(container, process,
+                                                      {.stdio = {0, 1, 2},
+                                                       .preserved = PreservedFds(command.options),
+                                                       .init_pidfd = pidfd.get(),
+                                                       .deadline_ns = Deadline(kExecSeconds)}));
+  const auto fail = [&](base::Error error) -> std::unexpected<base::Error> {
+    child.Kill();
+    return std::unexpected(std::move(error));
+  };
+  Fd console;
+  if (process.terminal) {
+    console = child.TakeConsole();
+    if (!command.options.console_socket.empty()) {
+      if (auto sent = SendConsole(command.options.console_socket, console); !sent) return fail(sent.error());
+      console.Reset();
+    }
+  }
+  if (auto written = WritePidFile(command.options.pid_file, child.pid()); !written)
+    return fail(written.error());
+  if (auto started = child.Start(Deadline(kExecSeconds)); !started) return fail(started.error());
+  if (command.options.detach) return 0;
+  return Attend(child.pidfd(), std::move(console));
+}
+
+}  // namespace gcs::oci

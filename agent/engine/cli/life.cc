@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+// create, run, start, kill, delete.
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <ctime>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/paths.h"
+#include "engine/cli/cli.h"
+
+namespace gcs::oci {
+
+using base::Fd;
+using base::MakeError;
+using base::Result;
+
+namespace {
+
+constexpr int64_t kCreateSeconds = 300;  // hooks may take their time
+constexpr int64_t kTearDownSeconds = 10;
+
+std::string Now() {
+  const int64_t now = base::RealtimeNs();
+  const time_t seconds = now / base::kNsPerSec;
+  tm utc{};
+  gmtime_r(&seconds, &utc);
+  char text[64];
+  const size_t length = strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &utc);
+  snprintf(text + length, sizeof text - length, ".%09ldZ", static_cast<long>(now % base::kNsPerSec));
+  return text;
+}
+
+Result<std::string> AbsolutePath(const std::string& path) {
+  char resolved[PATH_MAX];
+  if (realpath(path.c_str(), resolved) == nullptr) return base::ErrnoError("find bundle", path);
+  return std::string(resolved);
+}
+
+// What create and run share: a container that waits for its start.
+struct Made {
+  Store store;
+  engine::EngineContainer container;
+  base::Fd console;  // not sent to a console socket
+};
+
+Result<Made> MakeContainer(const Global& global, const CreateCommand& command, bool listen) {
+  GCS_ASSIGN(const std::string bundle, AbsolutePath(command.bundle));
+  GCS_ASSIGN(const std::string config, base::ReadFile(bundle + "/config.json", 16 << 20));
+  GCS_ASSIGN(engine::Spec spec, engine::ParseSpec(config, bundle));
+  if (!spec.process) return MakeError(EINVAL, "create container", "process", "is required");
+  GCS_TRY(CheckTerminal(spec.process->terminal, command.process));
+  if (const char* listen_fds = getenv("LISTEN_FDS")) {
+    spec.process->env.push_back(std::string("LISTEN_FDS=") + listen_fds);
+    spec.process->env.emplace_back("LISTEN_PID=1");
+  }
+  GCS_ASSIGN(Store store, Store::Create(global.root, command.id));
+  const auto undo = [&](base::Error error) -> std::unexpected<base::Error> {
+    [[maybe_unused]] const auto removed = store.Remove();
+    return std::unexpected(std::move(error));
+  };
+  Fd listener;
+  if (listen) {
+    auto listening = store.Listen();
+    if (!listening) return undo(listening.error());
+    listener = std::move(*listening);
+  }
+  auto engine = MakeEngine();
+  if (!engine) return undo(engine.error());
+  const bool terminal = spec.process->terminal;
+  const std::string rootfs = spec.root_path;
+  auto container = (*engine)->CreateContainer(command.id, std::move(spec),
+                                              {.stdio = {0, 1, 2},
+                                               .bundle = bundle,
+                                               .preserved = PreservedFds(command.process),
+                                               .start_listener = listener.get(),
+                                               .new_keyring = !command.no_new_keyring,
+                                               .deadline_ns = Deadline(kCreateSeconds)});
+  if (!container) return undo(container.error());
+  const auto destroy = [&](base::Error error) -> std::unexpected<base::Error> {
+    container->init.Kill();
+    if (auto gone = engine::Engine::Destroy(*container, Deadline(kTearDownSeconds)); !gone) {
+      base::LogError("remove container", gone.error());
+    }
+    return undo(std::move(error));
+  };
+  Fd console;
+  if (terminal) {
+    console = container->init.TakeConsole();
+    if (!command.process.console_socket.empty()) {
+      if (auto sent = SendConsole(command.process.console_socket, console); !sent)
+        return destroy(sent.error());
+      console.Reset();
+    }
+  }
+  const int pid = container->init.pid();
+  const Record record{.id = command.id,
+                      .bundle = bundle,
+                      .cgroup_path = container->cgroup->path(),
+                      .rootfs = rootfs,
+                      .pid = pid,
+                      .start_time = StartTime(pid),
+                      .created = Now(),
+                      .owner = std::to_string(geteuid())};
+  for (const auto& done :
+       {store.SaveConfig(config), store.Save(record), WritePidFile(command.process.pid_file, pid)}) {
+    if (!done) return destroy(done.error());
+  }
+  return Made{std::move(store), std::move(*container), std::move(console)};
+}
+
+Result<> Remove(Store& store, engine::EngineContainer& container) {
+  if (container.cgroup != nullptr) {
+    GCS_TRY(engine::Engine::Destroy(container, Deadline(kTearDownSeconds)));
+  }
+  return store.Remove();
+}
+
+}  // namespace
+
+Result<int> Create(const Global& global, const CreateCommand& command) {
+  CreateCommand detached = command;
+  detached.process.detach = true;
+  GCS_TRY(MakeContainer(global, detached, true));
+  return 0;
+}
+
+Result<int> Run(const Global& global, const CreateCommand& command) {
+  if (!command.process.detach) BlockSignals();
+  GCS_ASSIGN(Made made, MakeContainer(global, command, false));
+  const auto cleanup = [&] {
+    auto removed = Remove(made.store, made.container);
+    if (!removed) base::LogError("remove container", removed.error());
+  };
+  if (auto started = engine::Engine::Start(made.container, made.container.init, Deadline(kCreateSeconds));
+      !started) {
+    made.container.init.Kill();
+    cleanup();
+    return std::unexpected(started.error());
+  }
+  if (command.process.detach) return 0;
+  auto code = Attend(made.container.init.pidfd(), std::move(made.console));
+  if (!command.keep) cleanup();
+  return code;
+}
+
+Result<int> Start(const Global& global, const std::string& id) {
+  GCS_ASSIGN(Loaded loaded, Load(global, id));
+  if (loaded.status == Status::kStopped) {
+    return MakeError(EINVAL, "start container", id, "cannot start a container that has stopped");
+  }
+  if (loaded.status != Status::kCreated) {
+    return MakeError(EINVAL, "start container", id, "cannot start an already running container");
+  }
+  GCS_ASSIGN(Fd connection, loaded.store.Connect());
+  auto init = engine::ChildProcess::Attach(loaded.record.pid, std::move(loaded.pidfd), std::move(connection),
+                                           loaded.container.spec.process->args[0]);
+  GCS_TRY(engine::Engine::Start(loaded.container, init, Deadline(kCreateSeconds)));
+  return 0;
+}
+
+Result<int> Kill(const Global& global, const std::string& id, const std::string& signal, bool all) {
+  GCS_ASSIGN(const int number, ParseSignal(signal));
+  GCS_ASSIGN(Loaded loaded, Load(global, id));
+  // Without a pid namespace of its own SIGKILL to the first process would leave the others.
+  const bool everybody = all || (number == SIGKILL && !loaded.container.spec.MakesNamespace(CLONE_NEWPID));
+  if (everybody && loaded.container.cgroup != nullptr) {
+    if (number == SIGKILL) {
+      GCS_TRY(loaded.container.cgroup->Kill());
+      return 0;
+    }
+    GCS_ASSIGN(const std::vector<int> pids, loaded.container.cgroup->Pids());
+    for (const int pid : pids) {
+      const Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+      // Still in there now that the pidfd holds it.
+      GCS_ASSIGN(const std::vector<int> again, loaded.container.cgroup->Pids());
+      if (!pidfd.valid() || std::ranges::find(again, pid) == again.end()) continue;
+      syscall(SYS_pidfd_send_signal, pidfd.get(), number, nullptr, 0);
+    }
+    return 0;
+  }
+  if (loaded.status == Status::kStopped)
+    return MakeError(ESRCH, "kill container", id, "container not running");
+  if (syscall(SYS_pidfd_send_signal, loaded.pidfd.get(), number, nullptr, 0) != 0) {
+    return base::ErrnoError("kill container", id, signal);
+  }
+  // A frozen process would take it only when it is thawed.
+  if (number == SIGKILL && loaded.status == Status::kPaused) {
+    GCS_TRY(loaded.container.cgroup->Freeze(false, Deadline(kTearDownSeconds)));
+  }
+  return 0;
+}
+
+Result<int> Delete(const Global& global, const std::string& id, bool force) {
+  auto loaded = Load(global, id);
+  if (!loaded) {
+    if (force && loaded.error().err == ENOENT) return 0;
+    return std::unexpected(loaded.error());
+  }
+  if (loaded->status != Status::kStopped && !force) {
+    return MakeError(
+        EBUSY, "delete container", id,
+        "cannot delete container that is not stopped: " + std::string(StatusName(loaded->status)));
+  }
+  GCS_TRY(Remove(loaded->store, loaded->container));
+  return 0;
+}
+
+}  // namespace gcs::oci

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+// gcs-oci: the engine behind runc's command line. Flags, messages, exit codes; nothing else.
+#include <fcntl.h>
+#include <sys/prctl.h>
+
+#include <CLI/CLI.hpp>
+#include <ctime>
+#include <functional>
+#include <iostream>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/paths.h"
+#include "engine/cli/cli.h"
+
+namespace gcs::oci {
+namespace {
+
+using base::Json;
+using base::MakeError;
+using base::Result;
+
+using Action = std::function<Result<int>()>;
+
+// As logrus writes them, which is what callers of runc parse.
+void Report(const Global& global, const base::Error& error) {
+  const std::string text = error.ToString();
+  const time_t now = time(nullptr);
+  tm utc{};
+  gmtime_r(&now, &utc);
+  char stamp[32];
+  strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  const Json line{{"level", "error"}, {"msg", text}, {"time", stamp}};
+  const std::string json = line.dump(-1, ' ', false, Json::error_handler_t::replace);
+  const std::string plain = "time=\"" + std::string(stamp) + "\" level=error msg=" +
+                            Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (!global.log.empty()) {
+    const auto file = base::OpenFile(global.log, O_WRONLY | O_CREAT | O_APPEND, 0644);
+    const std::string& message = global.log_format == "json" ? json : plain;
+    if (file) dprintf(file->get(), "%s\n", message.c_str());
+  }
+  dprintf(2, "%s\n", (global.log_format == "json" && global.log.empty() ? json : plain).c_str());
+}
+
+void AddGlobal(CLI::App& app, Global& global) {
+  app.add_option("--root", global.root, "directory for the state of containers")->capture_default_str();
+  app.add_option("--log", global.log, "file for messages (default: standard error)");
+  app.add_option("--log-format", global.log_format, "text or json")->check(CLI::IsMember({"text", "json"}));
+  app.add_flag("--debug", global.debug, "tell more");
+  app.add_option("--cgroup-manager", "only cgroupfs")->check(CLI::IsMember({"cgroupfs"}));
+  app.add_flag_callback(
+      "--systemd-cgroup",
+      [] { throw CLI::ValidationError("--systemd-cgroup", "systemd cgroups are not supported"); },
+      "refused: cgroups are made by this program itself");
+  app.add_option("--rootless", "only false and auto, for root")->check(CLI::IsMember({"false", "auto"}));
+}
+
+void AddProcess(CLI::App& command, ProcessOptions& options, bool detach) {
+  command.add_option("--pid-file", options.pid_file, "file that gets the process id");
+  command.add_option("--console-socket", options.console_socket,
+                     "unix socket that gets the master of the terminal");
+  command
+      .add_option("--preserve-fds", options.preserve_fds, "number of descriptors from 3 on for the process")
+      ->check(CLI::Range(0, 200));
+  if (detach) command.add_flag("-d,--detach", options.detach, "do not wait for the process's end");
+}
+
+void AddId(CLI::App& command, std::string& id) {
+  command.add_option("container-id", id, "name of the container")->required();
+}
+
+// "1.5g" and the like are podman's business: here a number of bytes, or one with k, m or g.
+int64_t ParseBytes(const std::string& text) {
+  if (text == "-1") return -1;
+  size_t used = 0;
+  int64_t number = 0;
+  try {
+    number = std::stoll(text, &used);
+  } catch (const std::exception&) {
+    throw CLI::ValidationError(text, "is no number of bytes");
+  }
+  const std::string unit = text.substr(used);
+  const int shift = unit.empty() || unit == "b" ? 0
+                    : unit == "k"               ? 10
+                    : unit == "m"               ? 20
+                    : unit == "g"               ? 30
+                                                : -1;
+  if (shift < 0 || number < 0 || number > (INT64_MAX >> shift)) {
+    throw CLI::ValidationError(text, "is no number of bytes");
+  }
+  return number << shift;
+}
+
+void AddUpdate(CLI::App& app, const Global& global, Action& action) {
+  auto* command = app.add_subcommand("update", "change limits of a container");
+  auto update = std::make_shared<UpdateCommand>();
+  AddId(*command, update->id);
+  command->add_option("-r,--resources", update->file, "file with a resources object; -: standard input");
+  const auto number = [&](const char* flag, const char* group, const char* key, const char* text) {
+    command->add_option_function<int64_t>(
+        flag, [update, group, key](int64_t value) { update->resources[group][key] = value; }, text);
+  };
+  const auto bytes = [&](const char* flag, const char* key, const char* text) {
+    command->add_option_function<std::string>(
+        flag,
+        [update, key](const std::string& value) { update->resources["memory"][key] = ParseBytes(value); },
+        text);
+  };
+  const auto list = [&](const char* flag, const char* key, const char* text) {
+    command->add_option_function<std::string>(
+        flag, [update, key](const std::string& value) { update->resources["cpu"][key] = value; }, text);
+  };
+  number("--blkio-weight", "blockIO", "weight", "share of the disks' time, 10 to 1000");
+  number("--cpu-period", "cpu", "period", "microseconds");
+  number("--cpu-quota", "cpu", "quota", "microseconds in each period");
+  number("--cpu-burst", "cpu", "burst", "microseconds");
+  number("--cpu-share", "cpu", "shares", "relative weight");
+  number("--cpu-rt-period", "cpu", "realtimePeriod", "microseconds");
+  number("--cpu-rt-runtime", "cpu", "realtimeRuntime", "microseconds");
+  number("--cpu-idle", "cpu", "idle", "0 or 1");
+  list("--cpuset-cpus", "cpus", "list of processors");
+  list("--cpuset-mems", "mems", "list of memory nodes");
+  bytes("--memory", "limit", "bytes");
+  bytes("--memory-reservation", "reservation", "bytes");
+  bytes("--memory-swap", "swap", "bytes of memory and swap; -1: no limit");
+  number("--pids-limit", "pids", "limit", "-1: no limit");
+  command->callback(
+      [&action, &global, update] { action = [&global, update] { return Update(global, *update); }; });
+}
+
+void AddExec(CLI::App& app, const Global& global, Action& action) {
+  auto* command = app.add_subcommand("exec", "run a process in a running container");
+  auto exec = std::make_shared<ExecCommand>();
+  // What follows the id belongs to the process, whatever it looks like.
+  command->prefix_command();
+  AddId(*command, exec->id);
+  AddProcess(*command, exec->options, true);
+  command->add_option("-p,--process", exec->process_file, "file with a process object");
+  command->add_flag("-t,--tty", exec->tty, "give it a terminal");
+  command->add_option("-u,--user", exec->user, "UID[:GID]");
+  command->add_option("--cwd", exec->cwd, "working directory");
+  command->add_option("-e,--env", exec->env, "NAME=value, any number of times")->allow_extra_args(false);
+  command->add_option("-c,--cap", exec->capabilities, "one more capability, any number of times")
+      ->allow_extra_args(false);
+  command->add_option("-g,--additional-gids", exec->additional_gids, "one more group, any number of times")
+      ->allow_extra_args(false);
+  command->add_option("--apparmor", exec->apparmor, "AppArmor profile");
+  command->add_flag("--no-new-privs", exec->no_new_privileges, "execve gives no more rights");
+  command->add_flag("--ignore-paused", exec->ignore_paused, "in a paused container too");
+  command->callback([&action, &global, exec, command] {
+    exec->args = command->remaining();
+    action = [&global, exec] { return Exec(global, *exec); };
+  });
+}
+
+void AddCreate(CLI::App& app, const Global& global, bool run, Action& action) {
+  auto* command =
+      app.add_subcommand(run ? "run" : "create", run ? "create, start and wait for a container"
+                                                     : "create a container that waits for its start");
+  auto create = std::make_shared<CreateCommand>();
+  AddId(*command, create->id);
+  command->add_option("-b,--bundle", create->bundle, "directory with config.json")->capture_default_str();
+  AddProcess(*command, create->process, run);
+  command->add_flag("--no-new-keyring", create->no_new_keyring, "keep the caller's session keyring");
+  command->add_flag_callback(
+      "--no-pivot", [] {},
+      "accepted: the root is entered by pivot_root from one of our own, also from an initramfs");
+  if (run) command->add_flag("--keep", create->keep, "do not delete the container at its end");
+  command->callback([&action, &global, create, run] {
+    action = [&global, create, run] { return run ? Run(global, *create) : Create(global, *create); };
+  });
+}
+
+// A command that takes a container's id and nothing else.
+CLI::App* AddSimple(CLI::App& app, const char* name, const char* text, Action& action,
+                    std::function<Result<int>(const std::string&)> run) {
+  auto* command = app.add_subcommand(name, text);
+  auto id = std::make_shared<std::string>();
+  AddId(*command, *id);
+  command->callback([&action, id, run = std::move(run)] { action = [id, run] { return run(*id); }; });
+  return command;
+}
+
+void AddOthers(CLI::App& app, const Global& global, Action& action) {
+  AddSimple(app, "start", "start a created container", action,
+            [&](const std::string& id) { return Start(global, id); });
+  AddSimple(app, "state", "print the state", action,
+            [&](const std::string& id) { return State(global, id); });
+  AddSimple(app, "pause", "freeze all processes", action,
+            [&](const std::string& id) { return Pause(global, id, true); });
+  AddSimple(app, "resume", "thaw all processes", action,
+            [&](const std::string& id) { return Pause(global, id, false); });
+
+  auto force = std::make_shared<bool>(false);
+  AddSimple(app, "delete", "remove a stopped container", action, [&global, force](const std::string& id) {
+    return Delete(global, id, *force);
+  })->add_flag("-f,--force", *force, "kill it first; one that is not there is no error");
+
+  auto all = std::make_shared<bool>(false);
+  auto signal = std::make_shared<std::string>("TERM");
+  auto* kill = AddSimple(app, "kill", "send a signal", action, [&global, all, signal](const std::string& id) {
+    return Kill(global, id, *signal, *all);
+  });
+  kill->add_option("signal", *signal, "name or number")->capture_default_str();
+  kill->add_flag("-a,--all", *all, "to all processes");
+
+  auto stats = std::make_shared<bool>(false);
+  auto interval = std::make_shared<double>(5);
+  auto* events =
+      AddSimple(app, "events", "print counters as JSON lines", action,
+                [&global, stats, interval](const std::string& id) {
+                  return Events(global, id, *stats,
+                                static_cast<int64_t>(*interval * static_cast<double>(base::kNsPerSec)));
+                });
+  events->add_flag("--stats", *stats, "once");
+  events->add_option("--interval", *interval, "seconds between two lines")
+      ->transform(CLI::AsNumberWithUnit(std::map<std::string, double>{{"ms", 0.001}, {"s", 1}, {"m", 60}},
+                                        CLI::AsNumberWithUnit::CASE_SENSITIVE))
+      ->check(CLI::Range(0.01, 86400.0));
+
+  auto format = std::make_shared<std::string>("table");
+  AddSimple(app, "ps", "list the processes", action, [&global, format](const std::string& id) {
+    return Ps(global, id, *format);
+  })->add_option("-f,--format", *format, "table or json");
+  auto quiet = std::make_shared<bool>(false);
+  auto list_format = std::make_shared<std::string>("table");
+  auto* list = app.add_subcommand("list", "list the containers");
+  list->add_option("-f,--format", *list_format, "table or json");
+  list->add_flag("-q,--quiet", *quiet, "ids only");
+  list->callback([&, list_format, quiet] {
+    action = [&global, list_format, quiet] { return List(global, *list_format, *quiet); };
+  });
+
+  auto bundle = std::make_shared<std::string>(".");
+  auto* spec = app.add_subcommand("spec", "write a config.json to begin with");
+  spec->add_option("-b,--bundle", *bundle, "directory")->capture_default_str();
+  spec->callback([&action, bundle] { action = [bundle] { return WriteSpec(*bundle); }; });
+  app.add_subcommand("features", "print what this runtime can do")->callback([&action] {
+    action = [] { return Features(); };
+  });
+  for (const char* name : {"checkpoint", "restore"}) {
+    app.add_subcommand(name, "not supported")->prefix_command()->callback([&action, name] {
+      action = [name]() -> Result<int> { return MakeError(EOPNOTSUPP, name, {}, "is not supported"); };
+    });
+  }
+}
+
+int Main(int argc, char** argv) {
+  constexpr int kFailed = 1;
+  // Neither we nor what we are in the middle of making can be looked into (CVE-2016-9962).
+  prctl(PR_SET_DUMPABLE, 0);
+  Global global;
+  Action action;
+  CLI::App app{"Runs containers from OCI bundles, with runc's command line.", "gcs-oci"};
+  app.set_version_flag("-v,--version", std::string("gcs-oci version ") + kVersion +
+                                           "\nspec: " + std::string(engine::kOciVersion));
+  AddGlobal(app, global);
+  app.require_subcommand(1);
+  AddCreate(app, global, false, action);
+  AddCreate(app, global, true, action);
+  AddExec(app, global, action);
+  AddUpdate(app, global, action);
+  AddOthers(app, global, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    Report(global, {"parse command line", EINVAL, error.get_name(), error.what()});
+    return kFailed;
+  }
+  const int sink = global.log.empty() ? 2 : -1;
+  if (sink >= 0)
+    base::SetLogOutput(sink, base::LogFormat::kText, global.debug ? base::Level::kDebug : base::Level::kWarn);
+  const Result<int> code = action();
+  if (code) return *code;
+  Report(global, code.error());
+  return kFailed;
+}
+
+}  // namespace
+}  // namespace gcs::oci
+
+int main(int argc, char** argv) { return gcs::oci::Main(argc, argv); }

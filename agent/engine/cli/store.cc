@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/cli/store.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <sstream>
+
+#include "base/paths.h"
+#include "engine/engine.h"
+
+namespace gcs::oci {
+
+using base::ErrnoError;
+using base::Fd;
+using base::Json;
+using base::MakeError;
+using base::Result;
+
+namespace {
+
+constexpr char kSocket[] = "start.sock";
+
+Result<Fd> LockDirectory(int dir, const std::string& path, bool wait) {
+  GCS_ASSIGN(Fd lock, base::OpenFileAt(dir, "lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+  if (flock(lock.get(), LOCK_EX | (wait ? 0 : LOCK_NB)) != 0) return ErrnoError("lock", path);
+  return lock;
+}
+
+// Unix socket addresses are short: through the directory's descriptor any root will do.
+sockaddr_un Address(int dir) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string path = "/proc/self/fd/" + std::to_string(dir) + "/" + kSocket;
+  memcpy(address.sun_path, path.c_str(), std::min(path.size() + 1, sizeof address.sun_path));
+  return address;
+}
+
+}  // namespace
+
+std::string_view StatusName(Status status) {
+  constexpr std::array<std::string_view, 5> kNames{"creating", "created", "running", "paused", "stopped"};
+  return kNames[static_cast<size_t>(status)];
+}
+
+Result<Store> Store::Create(const std::string& root, const std::string& id) {
+  if (!engine::ValidId(id))
+    return MakeError(EINVAL, "create container", id.substr(0, 64), "bad container id");
+  GCS_TRY(base::MakeDirs(root, 0700));
+  const std::string path = root + "/" + id;
+  GCS_ASSIGN(const Fd parent, base::OpenFile(root, O_RDONLY | O_DIRECTORY));
+  GCS_TRY(base::MakeDirs(path, 0700));
+  auto dir = base::OpenFileAt(parent.get(), id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!dir) return std::unexpected(dir.error());
+  // Not made by us, or already with a state: somebody else's.
+  GCS_ASSIGN(Fd lock, LockDirectory(dir->get(), path, false));
+  if (base::ReadFileAt(dir->get(), "state.json")) {
+    return MakeError(EEXIST, "create container", id, "container with given ID already exists");
+  }
+  return Store(path, std::move(*dir), std::move(lock));
+}
+
+Result<Store> Store::Open(const std::string& root, const std::string& id, bool wait) {
+  if (!engine::ValidId(id)) return MakeError(EINVAL, "find container", id.substr(0, 64), "bad container id");
+  const std::string path = root + "/" + id;
+  auto dir = base::OpenFile(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!dir) return MakeError(ENOENT, "find container", id, "container does not exist");
+  GCS_ASSIGN(Fd lock, LockDirectory(dir->get(), path, wait));
+  // Deleted while we waited for its lock.
+  if (!base::ReadFileAt(dir->get(), "state.json")) {
+    return MakeError(ENOENT, "find container", id, "container does not exist");
+  }
+  return Store(path, std::move(*dir), std::move(lock));
+}
+
+Result<std::vector<std::string>> Store::List(const std::string& root) {
+  auto names = base::ListDir(root);
+  if (!names && names.error().err == ENOENT) return std::vector<std::string>();
+  if (!names) return names;
+  std::erase_if(*names, [&](const std::string& name) {
+    return !engine::ValidId(name) || access((root + "/" + name + "/state.json").c_str(), F_OK) != 0;
+  });
+  return names;
+}
+
+Result<> Store::Save(const Record& record) {
+  const Json json{{"id", record.id},
+                  {"bundle", record.bundle},
+                  {"cgroup_path", record.cgroup_path},
+                  {"rootfs", record.rootfs},
+                  {"init_process_pid", record.pid},
+                  {"init_process_start", record.start_time},
+                  {"created", record.created},
+                  {"owner", record.owner}};
+  return base::ReplaceFile(path_ + "/state.json", json.dump(), 0600);
+}
+
+Result<> Store::SaveConfig(const std::string& config_json) {
+  return base::ReplaceFile(path_ + "/config.json", config_json, 0600);
+}
+
+Result<Record> Store::Load() const {
+  GCS_ASSIGN(const std::string text, base::ReadFileAt(dir_.get(), "state.json"));
+  GCS_ASSIGN(const Json json, base::ParseJson(text, path_ + "/state.json"));
+  base::JsonReader reader(json, "read state");
+  Record record{.id = reader.RequiredString("id"),
+                .bundle = reader.String("bundle"),
+                .cgroup_path = reader.RequiredString("cgroup_path"),
+                .rootfs = reader.String("rootfs"),
+                .pid = static_cast<int>(reader.Int("init_process_pid", 0, 0, INT32_MAX)),
+                .start_time = reader.Uint64("init_process_start", 0),
+                .created = reader.String("created"),
+                .owner = reader.String("owner")};
+  if (reader.error()) return std::unexpected(*reader.error());
+  return record;
+}
+
+Result<std::string> Store::Config() const { return base::ReadFileAt(dir_.get(), "config.json", 16 << 20); }
+
+Result<> Store::Remove() {
+  // The state first: without it the container is gone for everybody else.
+  for (const char* name : {"state.json", "config.json", kSocket, "lock"}) {
+    if (unlinkat(dir_.get(), name, 0) != 0 && errno != ENOENT) return ErrnoError("remove state", path_, name);
+  }
+  if (unlinkat(AT_FDCWD, path_.c_str(), AT_REMOVEDIR) != 0) return ErrnoError("remove state", path_);
+  return {};
+}
+
+Result<Fd> Store::Listen() {
+  Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!fd) return ErrnoError("socket", kSocket);
+  const sockaddr_un address = Address(dir_.get());
+  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      listen(fd.get(), 8) != 0) {
+    return ErrnoError("listen", path_ + "/" + kSocket);
+  }
+  return fd;
+}
+
+Result<Fd> Store::Connect() const {
+  Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!fd) return ErrnoError("socket", kSocket);
+  const sockaddr_un address = Address(dir_.get());
+  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    return ErrnoError("connect", path_ + "/" + kSocket);
+  }
+  return fd;
+}
+
+uint64_t StartTime(int pid) {
+  const auto stat = base::ReadFile("/proc/" + std::to_string(pid) + "/stat");
+  if (!stat) return 0;
+  // proc_pid_stat(5): the name in parentheses may hold anything, the state is the first field after it.
+  std::istringstream fields(stat->substr(std::min(stat->rfind(')') + 2, stat->size())));
+  std::string state;
+  std::string skipped;
+  uint64_t start = 0;
+  fields >> state;
+  for (int i = 4; i < 22; ++i) fields >> skipped;
+  fields >> start;
+  return state == "Z" || state == "X" ? 0 : start;
+}
+
+Result<Fd> OpenProcess(const Record& record) {
+  Fd pidfd(record.pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, record.pid, 0)) : -1);
+  // The number is looked at after the pidfd holds the process.
+  if (!pidfd || StartTime(record.pid) != record.start_time || record.start_time == 0) {
+    return MakeError(ESRCH, "find process", record.id, "container not running");
+  }
+  return pidfd;
+}
+
+}  // namespace gcs::oci

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/json.h"
+
+namespace gcs::oci {
+
+// What is kept of a container between two calls, in ROOT/ID/state.json beside config.json, its copy of the
+// configuration (later edits of the bundle don't matter), and start.sock, where its first process waits.
+struct Record {
+  std::string id;
+  std::string bundle;
+  std::string cgroup_path;
+  std::string rootfs;
+  int pid = 0;
+  uint64_t start_time = 0;  // of the process, in clock ticks since boot: tells a reused pid
+  std::string created;      // RFC 3339
+  std::string owner;
+};
+
+enum class Status : uint8_t { kCreating, kCreated, kRunning, kPaused, kStopped };
+std::string_view StatusName(Status status);
+
+// The directory of one container, locked against other calls on it.
+class Store {
+ public:
+  // EEXIST if there is one.
+  static base::Result<Store> Create(const std::string& root, const std::string& id);
+  // ENOENT if there is none. `wait`: until another call is done with it.
+  static base::Result<Store> Open(const std::string& root, const std::string& id, bool wait = true);
+  static base::Result<std::vector<std::string>> List(const std::string& root);
+
+  base::Result<> Save(const Record& record);
+  base::Result<> SaveConfig(const std::string& config_json);
+  [[nodiscard]] base::Result<Record> Load() const;
+  [[nodiscard]] base::Result<std::string> Config() const;
+  base::Result<> Remove();
+
+  // A listening socket for the start, and a connection to it: ECONNREFUSED or ENOENT if nobody waits.
+  base::Result<base::Fd> Listen();
+  [[nodiscard]] base::Result<base::Fd> Connect() const;
+
+ private:
+  Store(std::string path, base::Fd dir, base::Fd lock)
+      : path_(std::move(path)), dir_(std::move(dir)), lock_(std::move(lock)) {}
+  std::string path_;
+  base::Fd dir_;
+  base::Fd lock_;
+};
+
+// A pidfd of the container's first process; ESRCH if it has ended.
+base::Result<base::Fd> OpenProcess(const Record& record);
+// Of a process that lives; 0 if it doesn't.
+uint64_t StartTime(int pid);
+
+}  // namespace gcs::oci
