@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/log.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -11,6 +13,8 @@
 #include <mutex>
 
 #include "base/clock.h"
+#include "base/fd.h"
+#include "base/paths.h"
 
 namespace gcs::base {
 
@@ -25,9 +29,15 @@ struct State {
   uint64_t next_sequence = 1;
   std::map<uint64_t, std::function<void()>> watches;
   uint64_t next_watch = 1;
-  int fd = 2;
-  LogFormat format = LogFormat::kText;
   std::atomic<Level> least = Level::kInfo;
+
+  // Apart from the ring, whose readers and watches must not wait for a writer.
+  std::mutex sink_mutex;
+  int fd = 2;
+  Fd own;  // what `fd` is, then, by an open file description of our own
+  LogFormat format = LogFormat::kText;
+  uint64_t dropped = 0;  // lines since the last that was written
+  bool cut = false;      // of the last line only a part was
 };
 
 // Never destroyed: threads of gRPC may log while the process exits.
@@ -93,6 +103,43 @@ std::string TextLine(Level level, std::string_view message, std::initializer_lis
   return line;
 }
 
+std::string JsonLine(int64_t now, Level level, std::string_view message,
+                     std::initializer_list<Field> fields) {
+  std::string json = R"({"time":")" + Rfc3339(now) + R"(","level":")";
+  json += LevelName(level);
+  json += R"(","msg":)";
+  AppendJsonString(json, message);
+  for (const Field& field : fields) {
+    json += ',';
+    AppendJsonString(json, field.key);
+    json += ':';
+    AppendJsonString(json, field.value);
+  }
+  json += '}';
+  return json;
+}
+
+// One write per line. A reader that is gone or slow must not stop the agent: what it does not take at once is
+// lost, and the next line that it takes tells how many were.
+void WriteLine(State& state, int64_t now, Level level, std::string_view message,
+               std::initializer_list<Field> fields, const std::string& json) {
+  const std::lock_guard lock(state.sink_mutex);
+  const bool as_json = state.format == LogFormat::kJson;
+  std::string text = state.cut ? "\n" : "";
+  if (state.dropped > 0) {
+    const std::initializer_list<Field> count{{"count", std::to_string(state.dropped)}};
+    constexpr std::string_view kNote = "log lines were dropped";
+    text += as_json ? JsonLine(now, Level::kWarn, kNote, count) : TextLine(Level::kWarn, kNote, count);
+    text += '\n';
+  }
+  text += as_json ? json : TextLine(level, message, fields);
+  text += '\n';
+  const ssize_t n = write(state.fd, text.data(), text.size());
+  const bool whole = n == static_cast<ssize_t>(text.size());
+  state.dropped = whole ? 0 : state.dropped + 1;
+  if (n > 0) state.cut = !whole;
+}
+
 }  // namespace
 
 std::string_view LevelName(Level level) {
@@ -135,33 +182,36 @@ void AppendJsonString(std::string& out, std::string_view value) {
 
 void SetLogOutput(int fd, LogFormat format, Level least) {
   State& state = GetState();
-  const std::lock_guard lock(state.mutex);
+  const std::lock_guard lock(state.sink_mutex);
+  state.own.Reset();
   state.fd = fd;
   state.format = format;
   state.least = least;
+  state.dropped = 0;
+  state.cut = false;
+}
+
+Result<> OwnLogOutput() {
+  State& state = GetState();
+  const std::lock_guard lock(state.sink_mutex);
+  struct stat st{};
+  if (fstat(state.fd, &st) != 0) return ErrnoError("fstat", std::to_string(state.fd));
+  // There is no second description of a socket, and none is needed of a file.
+  if (!S_ISFIFO(st.st_mode) && !S_ISCHR(st.st_mode)) return {};
+  GCS_ASSIGN(state.own,
+             OpenFile("/proc/self/fd/" + std::to_string(state.fd), O_WRONLY | O_NONBLOCK | O_NOCTTY));
+  state.fd = state.own.get();
+  return {};
 }
 
 void Log(Level level, std::string_view message, std::initializer_list<Field> fields) {
   State& state = GetState();
   if (level < state.least.load(std::memory_order_relaxed)) return;
   const int64_t now = RealtimeNs();
-  std::string json = R"({"time":")" + Rfc3339(now) + R"(","level":")";
-  json += LevelName(level);
-  json += R"(","msg":)";
-  AppendJsonString(json, message);
-  for (const Field& field : fields) {
-    json += ',';
-    AppendJsonString(json, field.key);
-    json += ':';
-    AppendJsonString(json, field.value);
-  }
-  json += '}';
+  std::string json = JsonLine(now, level, message, fields);
+  WriteLine(state, now, level, message, fields, json);
 
   const std::lock_guard lock(state.mutex);
-  std::string line = state.format == LogFormat::kJson ? json : TextLine(level, message, fields);
-  line += '\n';
-  // One write per line; a reader that is gone or slow must not stop the agent, so its loss is accepted.
-  [[maybe_unused]] const ssize_t n = write(state.fd, line.data(), line.size());
   state.ring_bytes += json.size();
   state.ring.push_back(LogLine{state.next_sequence++, now, level, std::move(json)});
   while (state.ring_bytes > kRingBytes && state.ring.size() > 1) {

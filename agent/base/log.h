@@ -20,7 +20,9 @@ struct Field {
   std::string value;
 };
 
-// One line: written to the sink at once, kept in a bounded ring for later readers. Any thread.
+// One line: written to the sink at once, kept in a bounded ring for later readers. Any thread. Lines that a
+// non-blocking sink does not take are dropped from the sink, not from the ring, and counted by a line "log
+// lines were dropped count=N".
 void Log(Level level, std::string_view message, std::initializer_list<Field> fields = {});
 // The same with an Error's parts as fields step, errno, object, detail.
 void LogError(std::string_view message, const Error& error, std::initializer_list<Field> fields = {});
@@ -45,6 +47,10 @@ enum class LogFormat : uint8_t { kText, kJson };
 // Where lines go: descriptor (default 2), format (default text) and least level (default info). Before
 // threads start.
 void SetLogOutput(int fd, LogFormat format, Level least);
+// From now on no line waits for the reader of a pipe or terminal. O_NONBLOCK belongs to the open file
+// description, which others share (whoever has started us, the containers' parent), so it is opened again:
+// the log no longer follows what becomes of the descriptor.
+Result<> OwnLogOutput();
 
 // Appends `value` to `out` as a JSON string with its quotes. Bytes that are no UTF-8 become U+FFFD.
 void AppendJsonString(std::string& out, std::string_view value);

@@ -222,6 +222,7 @@ int main(int argc, char** argv) {
   const auto options = gcs::ParseOptions(argc, argv, &exit_code);
   if (!options) return exit_code;
   gcs::base::SetLogOutput(2, options->log_format, options->log_level);
+  if (const auto own = gcs::base::OwnLogOutput(); !own) gcs::base::LogError("log may block", own.error());
   gcs::base::Log(gcs::base::Level::kInfo, "gcs starts",
                  {{"version", gcs::kVersion}, {"commit", gcs::kCommit}, {"pid", std::to_string(getpid())}});
   if (const auto served = gcs::Serve(*options); !served) {

@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -27,10 +29,13 @@ class CapturedLog {
  public:
   CapturedLog(LogFormat format, Level least) {
     int ends[2];
-    REQUIRE(pipe2(ends, O_CLOEXEC | O_NONBLOCK) == 0);
+    // The writing end blocks, as the agent's stderr does.
+    REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
+    REQUIRE(fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0);
     reader_.Reset(ends[0]);
     writer_.Reset(ends[1]);
     SetLogOutput(writer_.get(), format, least);
+    REQUIRE(OwnLogOutput());
   }
   ~CapturedLog() { SetLogOutput(2, LogFormat::kText, Level::kInfo); }
   CapturedLog(const CapturedLog&) = delete;
@@ -186,11 +191,50 @@ TEST_CASE("a watch is called for each new line until it is removed") {
   CHECK(woken == 2);
 }
 
-TEST_CASE("a reader that has gone or is full does not stop whoever logs") {
-  CapturedLog captured(LogFormat::kText, Level::kInfo);  // a pipe holds 64 KiB and is not read here
-  const std::string text(1000, 'x');
-  for (int i = 0; i < 200; ++i) Log(Level::kInfo, text);
-  CHECK(captured.Text().size() < 100'000);
+TEST_CASE("a reader that does not read stops nobody and learns how many lines it missed") {
+  for (const LogFormat format : {LogFormat::kText, LogFormat::kJson}) {
+    CapturedLog captured(format, Level::kInfo);  // a pipe holds 64 KiB and is not read here
+    const uint64_t before = LastSequence();
+    const std::string text(1000, 'x');
+    for (int i = 0; i < 200; ++i) Log(Level::kInfo, text);
+    CHECK(LastSequence() == before + 200);  // who reads the ring misses nothing
+    const std::string first = captured.Text();
+    CHECK(first.size() <= 65536);
+    CHECK(first.ends_with('\n'));
+    const auto written = std::ranges::count(first, '\n');
+    Log(Level::kInfo, "again");
+    const std::string note = std::to_string(200 - written);
+    const std::string second = captured.Text();
+    CAPTURE(second);
+    if (format == LogFormat::kText) {
+      CHECK(second == "warning log lines were dropped count=" + note + "\ninfo again\n");
+    } else {
+      CHECK(second.find(R"("msg":"log lines were dropped","count":")" + note + "\"}\n") != std::string::npos);
+    }
+    Log(Level::kInfo, "and again");
+    CHECK(captured.Text().find("dropped") == std::string::npos);
+  }
+}
+
+TEST_CASE("a line of which the pipe took a part does not run into the next one") {
+  CapturedLog captured(LogFormat::kText, Level::kInfo);
+  Log(Level::kInfo, std::string(100'000, 'x'));  // more than a pipe holds, and than it takes in one piece
+  CHECK(captured.Text().size() == 65536);
+  Log(Level::kInfo, "next");
+  CHECK(captured.Text() == "\nwarning log lines were dropped count=1\ninfo next\n");
+}
+
+TEST_CASE("a reader that has gone stops nobody") {
+  signal(SIGPIPE, SIG_IGN);
+  int ends[2];
+  REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
+  const Fd writer(ends[1]);
+  SetLogOutput(writer.get(), LogFormat::kText, Level::kInfo);
+  close(ends[0]);
+  const uint64_t before = LastSequence();
+  Log(Level::kInfo, "to nobody");
+  CHECK(LastSequence() == before + 1);
+  SetLogOutput(2, LogFormat::kText, Level::kInfo);
 }
 
 }  // namespace
