@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
 #include <utility>
 
 namespace gcs::base {
@@ -11,12 +12,20 @@ namespace {
 constexpr std::chrono::seconds kIdleLife{10};
 }  // namespace
 
-Pool::Pool(size_t max_threads) : max_threads_(std::max<size_t>(max_threads, 1)) {}
+Pool::Pool(size_t max_threads) : max_threads_(std::max<size_t>(max_threads, 1)) {
+  const std::lock_guard lock(mutex_);
+  AddThread();
+}
 
 Pool::~Pool() {
   std::unique_lock lock(mutex_);
   closing_ = true;
   wake_.notify_all();
+  if (threads_.empty()) {  // Not even the first could be made.
+    lock.unlock();
+    Work();
+    lock.lock();
+  }
   while (!threads_.empty() || !ended_.empty()) {
     auto joinable = std::exchange(threads_, {});
     for (auto& thread : std::exchange(ended_, {})) joinable.push_back(std::move(thread));
@@ -32,13 +41,19 @@ void Pool::Post(std::function<void()> task) {
     const std::lock_guard lock(mutex_);
     tasks_.push_back(std::move(task));
     ended = std::exchange(ended_, {});
-    if (idle_ < tasks_.size() && threads_.size() < max_threads_) {
-      threads_.emplace_back([this] { Work(); });
-    } else {
-      wake_.notify_one();
-    }
+    const bool short_of_threads = idle_ < tasks_.size() && threads_.size() < max_threads_;
+    if (!short_of_threads || !AddThread()) wake_.notify_one();
   }
   for (auto& thread : ended) thread.join();
+}
+
+bool Pool::AddThread() {
+  try {
+    threads_.emplace_back([this] { Work(); });
+    return true;
+  } catch (const std::system_error&) {
+    return false;  // EAGAIN: no memory for a stack, or the machine's threads are used up
+  }
 }
 
 void Pool::Work() {
@@ -47,9 +62,12 @@ void Pool::Work() {
     if (tasks_.empty()) {
       if (closing_) return;
       ++idle_;
-      const bool woken = wake_.wait_for(lock, kIdleLife, [this] { return !tasks_.empty() || closing_; });
+      const auto due = [this] { return !tasks_.empty() || closing_; };
+      const bool last = threads_.size() <= 1;
+      if (last) wake_.wait(lock, due);
+      const bool woken = last || wake_.wait_for(lock, kIdleLife, due);
       --idle_;
-      if (!woken) {
+      if (!woken && threads_.size() > 1) {
         const auto self = std::ranges::find(threads_, std::this_thread::get_id(), &std::thread::get_id);
         if (self != threads_.end()) {
           ended_.push_back(std::move(*self));

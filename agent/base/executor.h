@@ -11,9 +11,10 @@
 
 namespace gcs::base {
 
-// A bounded pool of threads for kernel calls that may block. Threads start when there is work and end after
-// they were idle for some seconds, so that an idle agent is small. Tasks run in the order they came, several
-// at once.
+// A bounded pool of threads for kernel calls that may block. One thread lives as long as the pool: containers
+// that have used up the machine's threads must not keep the agent from its work. Others start when there is
+// more work than that and end after they were idle for some seconds, so that an idle agent is small; where
+// none can be made, tasks wait for those there are. Tasks run in the order they came, several at once.
 class Pool {
  public:
   explicit Pool(size_t max_threads);
@@ -25,6 +26,7 @@ class Pool {
 
  private:
   void Work();
+  bool AddThread();  // with mutex_ held
 
   const size_t max_threads_;
   std::mutex mutex_;

@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
+#include <charconv>
 #include <string_view>
 #include <vector>
 
@@ -38,6 +40,18 @@ base::Result<> EnableControllers(const std::string& directory) {
   return {};
 }
 
+// All containers together stay below the machine's threads, so that a fork bomb leaves the agent, init and
+// the kernel what they need to end it.
+base::Result<> LimitProcesses(const std::string& directory) {
+  constexpr uint64_t kReserve = 1024;
+  constexpr const char* kThreadsMax = "/proc/sys/kernel/threads-max";
+  GCS_ASSIGN(const std::string text, base::ReadFile(kThreadsMax));
+  uint64_t all = 0;
+  std::from_chars(text.data(), text.data() + text.size(), all);
+  if (all == 0) return base::MakeError(EINVAL, "parse", kThreadsMax, text);
+  return base::WriteFile(directory + "/pids.max", std::to_string(all - std::min(kReserve, all / 4)));
+}
+
 }  // namespace
 
 base::Result<Cgroups> SetUpCgroups(const std::string& root, uint64_t memory_min) {
@@ -50,6 +64,7 @@ base::Result<Cgroups> SetUpCgroups(const std::string& root, uint64_t memory_min)
   // Last: enabling controllers over groups that are empty moves nobody.
   GCS_TRY(base::WriteFile(root + "/init/cgroup.procs", "0"));
   LogFailure(base::WriteFile(root + "/gcs/memory.min", std::to_string(memory_min)));
+  LogFailure(LimitProcesses(root + "/containers"));
   // Busy containers must not delay the agent's answers: ten times the default share.
   LogFailure(base::WriteFile(root + "/gcs/cpu.weight", "1000"));
 

@@ -103,7 +103,6 @@ class LoopDisk {
 // A storage with directories of its own, which has to leave the namespace as it found it.
 struct StorageFixture {
   StorageFixture() {
-    Isolate();
     sysfs.AddHost(0);
     before = MountInfoText();
   }
@@ -136,6 +135,8 @@ struct StorageFixture {
     for (auto mount = mounts.rbegin(); mount != mounts.rend(); ++mount) Unmount(mount->mount_id);
   }
 
+  // First: the storage's own threads are in the namespace that they are made in.
+  const bool isolated = (Isolate(), true);
   test::TempDir dir;
   test::FakeSysfs sysfs;
   std::string before;

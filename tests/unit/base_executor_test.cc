@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
+#include <pthread.h>
 
 #include <atomic>
 #include <barrier>
@@ -7,6 +8,7 @@
 #include <future>
 #include <memory>
 #include <set>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -64,6 +66,59 @@ TEST_CASE("a pool of no threads still has one") {
   Pool pool(0);
   pool.Post([&ran] { ran.set_value(); });
   CHECK(ran.get_future().wait_for(kPatience) == std::future_status::ready);
+}
+
+// No thread can be made while it lives: none has room for such a stack (as with EAGAIN of clone(2)).
+class NoThreads {
+ public:
+  NoThreads() {
+    pthread_getattr_default_np(&saved_);
+    pthread_attr_t huge = saved_;
+    pthread_attr_setstacksize(&huge, size_t{1} << 52);
+    pthread_setattr_default_np(&huge);
+    CHECK_THROWS_AS(std::thread([] {}).join(), std::system_error);
+  }
+  ~NoThreads() { pthread_setattr_default_np(&saved_); }
+  NoThreads(const NoThreads&) = delete;
+  NoThreads& operator=(const NoThreads&) = delete;
+
+ private:
+  pthread_attr_t saved_{};
+};
+
+TEST_CASE("a pool that gets no more threads works with the one it has") {
+  std::atomic<int> ran = 0;
+  Pool pool(4);
+  const NoThreads full;
+  std::promise<void> release;
+  std::promise<void> last;
+  pool.Post([blocked = release.get_future().share()] { blocked.wait(); });
+  for (int i = 0; i < 20; ++i) pool.Post([&ran] { ++ran; });
+  pool.Post([&last] { last.set_value(); });
+  release.set_value();
+  CHECK(last.get_future().wait_for(kPatience) == std::future_status::ready);
+  CHECK(ran == 20);
+}
+
+TEST_CASE("a pool that got no thread at all gets one when there is room, and loses nothing") {
+  std::atomic<int> ran = 0;
+  {
+    std::promise<void> later;
+    auto full = std::make_unique<NoThreads>();
+    Pool pool(4);
+    pool.Post([&ran] { ++ran; });
+    CHECK(ran == 0);
+    full.reset();
+    pool.Post([&later] { later.set_value(); });
+    CHECK(later.get_future().wait_for(kPatience) == std::future_status::ready);
+    CHECK(ran == 1);
+  }
+  {
+    const NoThreads full;
+    Pool pool(4);
+    pool.Post([&ran] { ++ran; });
+  }
+  CHECK(ran == 2);
 }
 
 TEST_CASE("a task may post another one, also while the pool is being destroyed") {

@@ -5,6 +5,7 @@
 #include <linux/vm_sockets.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
@@ -112,10 +113,21 @@ int Forks(int count) {
   return 0;
 }
 
+// All the processes that it can get, each of which wants more.
+int Bomb() {
+  bool told = false;
+  for (;;) {
+    if (fork() >= 0) continue;
+    if (!told) dprintf(1, "full %s\n", Name(errno));
+    told = true;
+    usleep(100'000);
+  }
+}
+
 int Eat(uint64_t mib) {
   for (uint64_t i = 0; i < mib; ++i) {
-    char* block = static_cast<char*>(malloc(1 << 20));
-    if (block == nullptr) return 1;
+    void* block = mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED) return 1;
     memset(block, 1, 1 << 20);
   }
   printf("ate %llu\n", static_cast<unsigned long long>(mib));
@@ -160,6 +172,7 @@ int main(int argc, char** argv) {
   if (what == "pattern") return Pattern(number(2), number(3));
   if (what == "winsize") return WindowSize();
   if (what == "forks") return Forks(static_cast<int>(number(2)));
+  if (what == "bomb") return Bomb();
   if (what == "eat") return Eat(number(2));
   if (what == "ticks") return Ticks(static_cast<int>(number(2)), static_cast<int>(number(3)));
   if (what == "orphan") return Orphan();

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a container may not do, and how much of what it may.
+#include <atomic>
+#include <chrono>
 #include <csignal>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "vm/vm_support.h"
 
@@ -44,6 +48,35 @@ TEST_CASE("the pids limit ends forks") {
   options.settings.pids_limit = 10;
   const Ran ran = RunToEnd(std::move(options));
   CHECK(ran.out == "forks 9 EAGAIN\n");
+}
+
+TEST_CASE("a fork bomb without a limit of its own is ended like any container, and others start again") {
+  TestContainer bomb(TestContainer::Make({"/opt/probe", "bomb"}));
+  Output output(bomb.id(), {}, false, false);
+  bomb.Start();
+  REQUIRE(output.WaitFor("full EAGAIN", 120'000));
+  // Threads that the agent had to spare have ended by now: it has to do with what it keeps.
+  std::this_thread::sleep_for(std::chrono::seconds(12));
+  std::vector<std::jthread> callers;
+  std::atomic<int> answered = 0;
+  for (int i = 0; i < 8; ++i) {
+    callers.emplace_back([&] {
+      v1::ContainerStatsRequest ask;
+      ask.add_container_ids(bomb.id());
+      if (TestVm::Get().client().Call(ask)) ++answered;
+    });
+  }
+  callers.clear();
+  CHECK(answered == 8);
+  const auto killed = bomb.Signal(SIGKILL, true);
+  CHECK_MESSAGE(killed, Why(killed));
+  CHECK(bomb.Wait().signal() == SIGKILL);
+  const auto deleted = bomb.Delete();
+  CHECK_MESSAGE(deleted, Why(deleted));
+  const auto info = TestVm::Get().client().Call(v1::InfoRequest());
+  REQUIRE(info);
+  CHECK(info->agent_restarts() == 0);
+  CHECK(RunToEnd({"echo", "room"}).out == "room\n");
 }
 
 TEST_CASE("the CPU limit is in the container's cgroup") {
