@@ -154,6 +154,7 @@ base::Result<> Serve(const Options& options) {
   guest_backend.containers = [&containers] {
     return containers == nullptr ? 0U : static_cast<uint32_t>(containers->count());
   };
+  guest_backend.copy_containers = containers.get();
   guest_backend.refused_connections = [&listeners] {
     uint64_t refused = 0;
     for (const auto& listener : listeners) refused += listener->refused();

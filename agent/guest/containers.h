@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/fd.h"
 #include "base/loop.h"
 #include "engine/cgroup.h"
 #include "engine/engine.h"
@@ -159,6 +160,11 @@ class Containers {
   base::Result<std::unique_ptr<stdio::Session>> Attach(const std::string& container_id,
                                                        const std::string& process_id,
                                                        stdio::AttachOptions options);
+
+  // The container's root file system for copying, as a mount of its own that keeps nobody from deleting the
+  // container: root.path of its configuration without what is mounted below it. EROFS to write to one that is
+  // read-only.
+  base::Result<base::Fd> OpenRoot(const std::string& container_id, bool write) const;
 
  private:
   base::Result<std::shared_ptr<Container>> Find(const std::string& container_id) const;

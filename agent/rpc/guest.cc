@@ -9,6 +9,7 @@
 #include "gcs/v1/guest.grpc.pb.h"
 #include "guest/info.h"
 #include "guest/machine.h"
+#include "rpc/copy.h"
 #include "rpc/feed.h"
 #include "rpc/services.h"
 #include "rpc/unary.h"
@@ -23,7 +24,8 @@ constexpr size_t kLogBatch = 32;
 
 class GuestService final : public gcs::v1::GuestService::CallbackService {
  public:
-  GuestService(Core* core, GuestBackend backend) : core_(*core), backend_(std::move(backend)) {}
+  GuestService(Core* core, GuestBackend backend)
+      : core_(*core), backend_(std::move(backend)), copies_(core, backend_.copy_containers) {}
 
   grpc::ServerUnaryReactor* Info(grpc::CallbackServerContext* context, const gcs::v1::InfoRequest* request,
                                  gcs::v1::InfoResponse* response) override {
@@ -63,6 +65,16 @@ class GuestService final : public gcs::v1::GuestService::CallbackService {
   grpc::ServerWriteReactor<gcs::v1::LogRecord>* Logs(grpc::CallbackServerContext* context,
                                                      const gcs::v1::LogsRequest* request) override;
 
+  grpc::ServerReadReactor<gcs::v1::CopyInRequest>* CopyIn(grpc::CallbackServerContext* context,
+                                                          gcs::v1::CopyInResponse* response) override {
+    return copies_.In(context, response);
+  }
+
+  grpc::ServerWriteReactor<gcs::v1::CopyOutResponse>* CopyOut(
+      grpc::CallbackServerContext* context, const gcs::v1::CopyOutRequest* request) override {
+    return copies_.Out(context, request);
+  }
+
  private:
   base::Result<gcs::v1::InfoResponse> GetInfo(const Call& call) const;
   base::Result<gcs::v1::SetTimeResponse> SetClock(int64_t time_ns) const;
@@ -70,6 +82,7 @@ class GuestService final : public gcs::v1::GuestService::CallbackService {
 
   Core& core_;
   const GuestBackend backend_;
+  Copies copies_;
 };
 
 base::Result<gcs::v1::InfoResponse> GuestService::GetInfo(const Call& call) const {
@@ -158,7 +171,7 @@ grpc::ServerWriteReactor<gcs::v1::LogRecord>* GuestService::Logs(grpc::CallbackS
 BuiltService MakeGuestService(Core* core, GuestBackend backend) {
   return {std::make_unique<GuestService>(core, std::move(backend)),
           {"GuestService.Info", "GuestService.SetTime", "GuestService.AddEntropy", "GuestService.Shutdown",
-           "GuestService.Logs"}};
+           "GuestService.Logs", "GuestService.CopyIn", "GuestService.CopyOut"}};
 }
 
 }  // namespace gcs::rpc

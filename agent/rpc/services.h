@@ -35,7 +35,8 @@ struct GuestBackend {
   uint32_t restarts = 0;
   guest::InitLine* init = nullptr;
   guest::Journal* journal = nullptr;
-  std::function<uint32_t()> containers;  // how many there are
+  std::function<uint32_t()> containers;          // how many there are
+  guest::Containers* copy_containers = nullptr;  // whose roots CopyIn and CopyOut reach; null: none
   std::function<uint64_t()> refused_connections;
   std::function<std::string(const std::string& peer)> transport_of;  // by the peer name that gRPC gives
   // Features of all services, complete before the first call.

@@ -3,8 +3,8 @@ if(TARGET gcs_transport)
   gcs_test(transport_test KIND unit SOURCES transport_test.cc LINK gcs_transport)
 endif()
 if(TARGET gcs_guest)
-  gcs_test(guest_journal_test KIND unit SOURCES guest_journal_test.cc guest_info_test.cc guest_turn_test.cc
-           LINK gcs_guest)
+  gcs_test(guest_journal_test KIND unit
+           SOURCES guest_journal_test.cc guest_info_test.cc guest_tar_test.cc guest_turn_test.cc LINK gcs_guest)
 endif()
 if(TARGET gcs_rpc)
   gcs_test(rpc_test KIND unit SOURCES rpc_request_cache_test.cc rpc_status_test.cc LINK gcs_rpc)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import io
 import json
 import os
 import pty
@@ -16,6 +17,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import termios
 import time
@@ -380,12 +382,28 @@ def terminal():
     os.close(fd)
 
 
-@case("cp tells that the agent does not have it yet")
+@case("cp carries tar streams into a container and out of it")
 def copy():
     expect(gcsctl("run", "-d", "--name", "cp", image, "sleep", "1000"), 0)
-    code, _, err = gcsctl("cp", "cp:/etc", "-")
-    expect(gcsctl("rm", "-f", "cp"), 0)
-    assert code in (0, 125) and (code == 0 or "not implemented" in err), err
+    try:
+        content = os.urandom(700000)
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as tar:
+            entry = tarfile.TarInfo("sub/caf\u00e9")
+            entry.size, entry.mode, entry.uid = len(content), 0o640, 1234
+            tar.addfile(entry, io.BytesIO(content))
+        expect(gcsctl("cp", "-", "cp:/tmp", stdin=stream.getvalue()), 0)
+        expect(gcsctl("exec", "cp", "stat", "-c", "%a %u %s", "/tmp/sub/caf\u00e9"), 0, "640 1234 700000\n")
+        got = subprocess.run([GCSCTL, "cp", "cp:/tmp/sub", "-"], stdout=subprocess.PIPE, check=True, timeout=60)
+        with tarfile.open(fileobj=io.BytesIO(got.stdout)) as tar:
+            assert tar.getnames() == ["sub", "sub/caf\u00e9"], tar.getnames()
+            assert tar.extractfile("sub/caf\u00e9").read() == content
+        code, _, err = gcsctl("cp", "cp:/none", "-")
+        assert code == 125 and "No such file" in err, (code, err)
+        code, _, err = gcsctl("cp", "-", "cp:/tmp", stdin=b"no tar" * 200)
+        assert code == 125 and "read tar" in err, (code, err)
+    finally:
+        expect(gcsctl("rm", "-f", "cp"), 0)
 
 
 @case("output waits for a reader that pauses, until a signal says that it needs not")
