@@ -230,6 +230,28 @@ def check_text(tree, _options):
     return findings
 
 
+def check_protos(tree, _options):
+    """A field of the public contract without a comment of its own: what it means, its unit, its default."""
+    block = re.compile(r"(message|enum|oneof|service)\s+(\w+)\s*\{")
+    field = re.compile(r"(?:repeated |optional )?[\w.]+(?:<[^>]*>)? (\w+) = \d+\b")
+    findings = []
+    for name in tree.matching("agent/api/*.proto"):
+        blocks = []
+        before = ""
+        for number, line in enumerate(tree.text(name).splitlines(), 1):
+            line = line.strip()
+            opens, declares = block.match(line), field.match(line)
+            if opens and not line.endswith("}"):
+                blocks.append(opens.groups())
+            elif line == "}" and blocks:
+                blocks.pop()
+            elif declares and blocks and blocks[-1][0] in ("message", "oneof") and not before.startswith("//"):
+                message = [title for kind, title in blocks if kind == "message"][-1]
+                findings.append(f"{name}:{number}: {message}.{declares.group(1)} has no comment of its own")
+            before = line
+    return findings
+
+
 def check_readmes(tree, _options):
     folders = {"initrd", "kernel-config", "scripts", "tests"}
     for name in tree.files:
@@ -375,6 +397,7 @@ def check_tidy(tree, options):
 
 SECTIONS = {
     "text": (check_text, "licence lines, file lengths, nothing unfinished"),
+    "protos": (check_protos, "every field of the public contract has a comment of its own"),
     "readmes": (check_readmes, "a README.md in each folder"),
     "layers": (check_layers, "includes of agent/ point down GCS_LAYERS"),
     "calls": (check_calls, "path-taking calls of agent/ only where they belong"),

@@ -17,6 +17,26 @@ import lint as lint_module  # noqa: E402
 SPDX = "// SPDX-License-Identifier: Apache-2.0\n"
 GOOD = {
     "CMakeLists.txt": "# SPDX-License-Identifier: Apache-2.0\nset(GCS_LAYERS base net engine)\n",
+    "agent/api/README.md": "# api\n",
+    "agent/api/gcs/v1/a.proto": SPDX + """
+message Good {
+  // What it is.
+  string name = 1;
+  enum Kind {
+    KIND_NONE = 0;
+  }
+  // Default KIND_NONE.
+  Kind kind = 2;
+  oneof which {
+    // One.
+    map<string, string> one = 3;
+  }
+}
+message Empty {}
+service GoodService {
+  rpc Get(Good) returns (Empty);
+}
+""",
     "agent/base/README.md": "# base\n",
     "agent/base/paths.cc": SPDX + '#include "base/paths.h"\n\nint F() { return open("/x", 0); }\n',
     "agent/engine/README.md": "# engine\n",
@@ -26,7 +46,7 @@ GOOD = {
     "scripts/README.md": "# scripts\n",
     "tests/README.md": "# tests\n",
 }
-SECTIONS = ["text", "readmes", "layers", "calls", "python", "shell", "format"]
+SECTIONS = ["text", "protos", "readmes", "layers", "calls", "python", "shell", "format"]
 
 
 def lint(files):
@@ -53,6 +73,14 @@ def finds(where, section, files):
 def a_tree_in_order_passes():
     code, output = lint({})
     assert code == 0 and output.splitlines()[-1] == f"{len(SECTIONS)} passed, 0 failed, 0 skipped", output
+
+
+def a_field_of_the_contract_without_a_comment_is_found():
+    for field in ("string bare = 1;", "repeated Other bare = 2;", "map<string, string> bare = 3;", "oneof x {\n    bytes bare = 4;\n  }",
+                  "// For another.\n  string other = 6;\n  string bare = 7;", "message Inner {\n    bool bare = 1;\n  }"):
+        text = SPDX + "message M {\n  " + field + "\n}\n"
+        line = next(number for number, each in enumerate(text.splitlines(), 1) if " bare = " in each)
+        finds(f"agent/api/gcs/v1/b.proto:{line}", "protos", {"agent/api/gcs/v1/b.proto": text})
 
 
 def a_layer_that_includes_one_above_is_found():
