@@ -24,6 +24,7 @@
 #include "gcs/options.h"
 #include "gcs/version.h"
 #include "guest/containers.h"
+#include "guest/device_events.h"
 #include "guest/info.h"
 #include "guest/init_line.h"
 #include "guest/journal.h"
@@ -121,6 +122,8 @@ base::Result<> Serve(const Options& options) {
     GCS_ASSIGN(restarts, init->Restarts());
   }
   journal.Append({}, {}, guest::AgentStarted{restarts});
+  const auto devices = guest::DeviceEvents::Start(loop.get(), &journal);
+  if (!devices) base::LogError("device events", devices.error());
 
   // Declared before the pools: their destructors run what is queued, which may use all of this.
   storage::Storage storage(

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "base/fd.h"
 #include "engine/engine.h"
 #include "guest/containers.h"
 #include "stdio/process_io.h"
@@ -87,6 +88,8 @@ class Container {
   uint64_t oom_kills = 0;                 // already told
   bool starting = false;                  // Start does not know yet whether the program runs
   std::function<void()> ended_meanwhile;  // what the first process's end is to cause once it does
+
+  base::Fd memory_events;  // of the loop's thread: the cgroup's file of that name, or none
 
   // Constant from kCreated on, but for the cgroup's limits (under `life`).
   std::unique_ptr<engine::EngineContainer> engine;

@@ -279,6 +279,7 @@ void Containers::Watch(const std::shared_ptr<Container>& container, const std::s
     auto added = backends_.loop->Add(process->child.pidfd(), EPOLLIN,
                                      [this, container, process](uint32_t) { OnExit(container, process); });
     if (!added) base::LogError("watch process", added.error(), {{"container", container->id}});
+    if (process->id.empty()) WatchMemory(container);
   });
 }
 
@@ -405,6 +406,7 @@ Result<std::vector<Timing>> Containers::Delete(const std::string& container_id, 
   const int64_t killed = base::MonotonicNs();
   GCS_TRY(backends_.engine->Destroy(*container->engine, deadline_ns));
   const int64_t destroyed = base::MonotonicNs();
+  ForgetMemory(container);
   auto released =
       backends_.storage->ReleaseOwned(container_id, {.deadline_ns = deadline_ns, .cancel_fd = -1});
   {

@@ -173,6 +173,8 @@ class Containers {
   base::Result<stdio::Config> MakeStdio(const std::string& name, const StdioRequest& request,
                                         const engine::Process& process, int64_t deadline_ns, int cancel_fd);
   void Watch(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process);
+  void WatchMemory(const std::shared_ptr<Container>& container);
+  void ForgetMemory(const std::shared_ptr<Container>& container);
   void OnExit(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process);
   void Collect(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process,
                int64_t retry_ns);

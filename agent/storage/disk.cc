@@ -297,14 +297,16 @@ Result<Disk> Disks::Describe(const BlockDevice& device, const DiskAddress& addre
   return disk;
 }
 
+bool IsDiskName(std::string_view name) {
+  return name.starts_with("sd") || name.starts_with("vd") || NumberedName(name, "pmem").has_value();
+}
+
 Result<std::vector<Disk>> Disks::List() const {
   GCS_ASSIGN(const auto names, base::ListDir(sysfs_ + "/class/block"));
   std::vector<Disk> disks;
   for (const auto& name : names) {
     const std::string dir = sysfs_ + "/class/block/" + name;
-    const bool named =
-        name.starts_with("sd") || name.starts_with("vd") || NumberedName(name, "pmem").has_value();
-    if (!named || access((dir + "/partition").c_str(), F_OK) == 0) continue;
+    if (!IsDiskName(name) || access((dir + "/partition").c_str(), F_OK) == 0) continue;
     const BlockDevice device{.path = dev_ + "/" + name, .disk = name, .name = name};
     const auto address = AddressOf(name);
     auto disk = address ? Describe(device, *address) : std::unexpected(address.error());

@@ -63,6 +63,9 @@ struct BlockDevice {
   std::string name;  // "sda1"
 };
 
+// Whether the kernel names a disk of the host so: not a partition, a loop device or a mapping.
+bool IsDiskName(std::string_view name);
+
 // The disks of the machine as sysfs shows them. Stateless; any thread.
 class Disks {
  public:

@@ -32,11 +32,12 @@ std::optional<Uevent> ParseUevent(std::string_view message) {
     return std::nullopt;
 
   Uevent event;
-  const std::array<std::pair<std::string_view, std::string_view*>, 4> keys{{
+  const std::array<std::pair<std::string_view, std::string_view*>, 5> keys{{
       {"ACTION", &event.action},
       {"DEVPATH", &event.devpath},
       {"SUBSYSTEM", &event.subsystem},
       {"DEVNAME", &event.devname},
+      {"DEVTYPE", &event.devtype},
   }};
   while (!message.empty()) {
     const std::string_view pair = NextString(message);
@@ -65,6 +66,14 @@ base::Result<UeventSocket> UeventSocket::Open() {
 
 base::Result<bool> UeventSocket::DrainForBlock() {
   bool block = false;
+  GCS_ASSIGN(const bool whole, Drain([&block](const Uevent& event) {
+               if (event.subsystem == "block") block = true;
+             }));
+  return block || !whole;  // of what was lost the caller has to look whatever it said
+}
+
+base::Result<bool> UeventSocket::Drain(const std::function<void(const Uevent&)>& each) {
+  bool whole = true;
   for (;;) {
     std::array<char, kMessageSize> buffer;
     sockaddr_nl from{};
@@ -73,16 +82,16 @@ base::Result<bool> UeventSocket::DrainForBlock() {
         recvfrom(fd_.get(), buffer.data(), buffer.size(), 0, reinterpret_cast<sockaddr*>(&from), &from_size);
     if (n < 0) {
       if (errno == EINTR) continue;
-      if (errno == EAGAIN) return block;
-      if (errno == ENOBUFS) {  // events were lost: whatever they said, the caller has to look
-        block = true;
+      if (errno == EAGAIN) return whole;
+      if (errno == ENOBUFS) {
+        whole = false;
         continue;
       }
       return base::ErrnoError("recvfrom", "NETLINK_KOBJECT_UEVENT");
     }
     if (from.nl_pid != 0) continue;  // not the kernel
     const auto event = ParseUevent({buffer.data(), static_cast<size_t>(n)});
-    if (event && event->subsystem == "block") block = true;
+    if (event) each(*event);
   }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string_view>
 
@@ -17,6 +18,7 @@ struct Uevent {
   std::string_view devpath;    // "/devices/..."
   std::string_view subsystem;  // "block"
   std::string_view devname;    // "sda"
+  std::string_view devtype;    // "disk", "partition"
 };
 
 // Nothing for what is no kernel uevent (udev's own messages begin with "libudev").
@@ -29,6 +31,8 @@ class UeventSocket {
 
   [[nodiscard]] int fd() const { return fd_.get(); }
 
+  // Reads all that is queued without blocking and calls `each` for every event. False: events were lost.
+  base::Result<bool> Drain(const std::function<void(const Uevent&)>& each);
   // Reads all that is queued without blocking: true if an event of a block device was among it, or if events
   // were lost.
   base::Result<bool> DrainForBlock();

@@ -23,6 +23,7 @@ TEST_CASE("a kernel's uevent is taken apart") {
   CHECK(event->action == "add");
   CHECK(event->subsystem == "block");
   CHECK(event->devname == "sdb");
+  CHECK(event->devtype == "disk");
   CHECK(event->devpath.ends_with("/block/sdb"));
 }
 

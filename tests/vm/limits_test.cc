@@ -43,6 +43,30 @@ TEST_CASE("a container over its memory limit is killed, and the exit record says
   CHECK_FALSE(roomy.exit.oom_killed());
 }
 
+TEST_CASE("an event tells of a child that the OOM killer ends, while its container runs on") {
+  host::Client& client = TestVm::Get().client();
+  uint64_t cursor = 0;
+  REQUIRE(client.WatchEvents(cursor, false, [](const v1::Event&) { return true; }));
+  auto options = TestContainer::Make({"sh", "-c", "/opt/probe eat 200; echo survived $?; exec sleep 1000"});
+  options.settings.memory_bytes = 32 << 20;
+  TestContainer container(std::move(options));
+  Output output(container.id(), {}, false, false);
+  container.Start();
+  REQUIRE(output.WaitFor("survived 137"));
+  const uint64_t before = cursor;
+  bool told = false;
+  for (int i = 0; i < 100 && !told; ++i) {
+    cursor = before;
+    REQUIRE(client.WatchEvents(cursor, false, [&](const v1::Event& event) {
+      if (event.container_id() == container.id() && event.has_oom()) told = event.oom().kills() == 1;
+      CHECK_FALSE((event.container_id() == container.id() && event.has_exited()));
+      return true;
+    }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  CHECK(told);
+}
+
 TEST_CASE("the pids limit ends forks") {
   auto options = TestContainer::Make({"/opt/probe", "forks", "100"});
   options.settings.pids_limit = 10;

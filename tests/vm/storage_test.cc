@@ -33,6 +33,30 @@ v1::DiskAddress At(uint32_t target, uint32_t lun) {
   return address;
 }
 
+TEST_CASE("events tell of disks that come and go") {
+  TestVm& vm = TestVm::Get();
+  uint64_t cursor = 0;
+  REQUIRE(vm.client().WatchEvents(cursor, false, [](const v1::Event&) { return true; }));
+  const auto next = [&](bool added) {
+    std::string device;
+    const auto watched = vm.client().WatchEvents(cursor, true, [&](const v1::Event& event) {
+      if (event.has_device() && event.device().added() == added) device = event.device().device();
+      return device.empty();
+    });
+    CHECK_MESSAGE(watched, Why(watched));
+    return device;
+  };
+  REQUIRE(vm.vm().control().AddDisk({.path = MakeDisk("event", 1 << 20), .lun = 3, .target = 9}));
+  const std::string device = next(true);
+  CHECK(device.starts_with("/dev/sd"));
+  v1::RemoveDiskRequest remove;
+  *remove.mutable_disk() = At(9, 3);
+  const auto removed = vm.client().Call(remove);
+  REQUIRE_MESSAGE(removed, Why(removed));
+  CHECK(next(false) == device);
+  REQUIRE(vm.vm().control().RemoveDisk(9, 3));
+}
+
 TEST_CASE("layers are stacked, whiteouts hide and opaque directories empty what is below") {
   const Ran ran = RunToEnd(TestContainer::Make(
       {"sh", "-c",
