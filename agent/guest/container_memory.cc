@@ -13,7 +13,7 @@ namespace gcs::guest {
 // On the loop's thread. Of each change of memory.events the kernel tells by EPOLLPRI, until the file is read
 // (cgroup-v2.rst). The exit record of a process comes too late: what the OOM killer ends may be its child.
 void Containers::WatchMemory(const std::shared_ptr<Container>& container) {
-  auto opened = base::OpenFileAt(container->engine->cgroup.fd(), "memory.events", O_RDONLY);
+  auto opened = base::OpenFileAt(container->engine->cgroup->fd(), "memory.events", O_RDONLY);
   if (!opened) {
     if (opened.error().err != ENOENT) base::LogError("watch memory", opened.error());
     return;  // no memory controller
@@ -26,7 +26,7 @@ void Containers::WatchMemory(const std::shared_ptr<Container>& container) {
       backends_.loop->Remove(fd);
       return;
     }
-    const uint64_t kills = container->engine->cgroup.OomKills();
+    const uint64_t kills = container->engine->cgroup->OomKills();
     const std::lock_guard lock(container->mutex);
     if (kills <= container->oom_kills) return;
     container->oom_kills = kills;

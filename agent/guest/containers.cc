@@ -131,9 +131,13 @@ Containers::~Containers() {
     std::vector<std::shared_ptr<Process>> all{container->init};
     for (const auto& [name, process] : container->processes) all.push_back(process);
     for (const auto& process : all) {
-      if (process == nullptr || process->Exit()) continue;
+      if (process == nullptr) continue;
+      // What the loop holds must not outlive this: it would be the last to hold the container.
+      backends_.loop->Remove(process->child.pidfd());
+      if (process->Exit()) continue;
       if (AwaitReadable(process->child.pidfd(), deadline_ns)) std::ignore = Reap(process->child.pidfd());
     }
+    backends_.loop->Remove(container->memory_events.get());
     if (auto gone = backends_.engine->Destroy(*container->engine, deadline_ns); !gone) {
       base::LogError("remove container", gone.error());
     }

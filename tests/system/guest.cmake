@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 if(TARGET gcs_guest)
-  gcs_test(system_guest KIND system TIMEOUT 300 SOURCES guest_copy_test.cc LINK gcs_guest)
+  gcs_test(system_guest KIND system TIMEOUT 300 SOURCES guest_containers_test.cc guest_copy_test.cc
+           LINK gcs_guest)
 endif()
 # The real program on one side and the full run time of protobuf on the other, as in tests/unit/rpc.cmake. Static, since a
 # dynamic one is full of what it must not open.
