@@ -4,10 +4,8 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
-#include <linux/filter.h>
 #include <linux/keyctl.h>
 #include <linux/openat2.h>
-#include <linux/seccomp.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -240,15 +238,6 @@ void SetScheduling(const Child& child) noexcept {
   }
   if ((plan.flags & kPlanPersonality) != 0) {
     child.Must(syscall(SYS_personality, plan.personality), Step::kPersonality);
-  }
-}
-
-void LoadSeccomp(const Child& child) noexcept {
-  const auto* filters = child.Items<PlanSeccomp>(child.plan->seccomp);
-  for (uint32_t i = 0; i < child.plan->seccomp.count; ++i) {
-    sock_fprog program{static_cast<uint16_t>(filters[i].code.count),
-                       child.Items<sock_filter>(filters[i].code)};
-    child.Must(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, filters[i].flags, &program), Step::kSeccomp, i);
   }
 }
 

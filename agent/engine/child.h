@@ -61,6 +61,8 @@ void WriteSysctls(Child& child) noexcept;
 
 // child_hooks.cc: runs hooks one after the other, output to `null`; the first failure is the child's.
 void RunHooks(const Child& child, ArrayRef hooks, int null, Step step) noexcept;
+// child_seccomp.cc: loads the plan's filters, and sends the listener of one that has one to the daemon.
+void LoadSeccomp(const Child& child) noexcept;
 // child_copy.cc: copies what is below directory `from` to directory `to`, with owners, modes, times and
 // extended attributes; special files too. 0 or -errno. Descriptors are not consumed.
 int CopyTree(int from, int to) noexcept;

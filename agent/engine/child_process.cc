@@ -115,6 +115,7 @@ class Launcher {
     child_.sync_ = std::move(sync.ours);
     child_.program_ = plan_.program;
     child_.start_hooks_ = plan_.start_hooks;
+    child_.listener_ = options_.listener;
     std::vector<int> fds(kFdFirstSource, sync.theirs.get());
     if (!plan_.terminal) {
       const ChildStdio& stdio = options_.stdio;
@@ -165,6 +166,9 @@ class Launcher {
         case Report::kHooks:
           hooks_due_ = true;
           break;
+        case Report::kListener:
+          listener_ = std::move(fd);
+          break;
         case Report::kReady:
           ready = true;
           break;
@@ -179,6 +183,9 @@ class Launcher {
         GCS_TRY(WriteTimeOffsets());
         GCS_TRY(Continue(child_.sync_.get(), plan_.program));
       }
+      if (listener_.valid() && child_.pidfd_.valid()) {
+        GCS_TRY(HandOver(child_, std::move(listener_)));
+      }
       if (hooks_due_ && child_.pidfd_.valid()) {
         hooks_due_ = false;
         if (options_.hooks) GCS_TRY(options_.hooks(child_.pid_));
@@ -187,6 +194,12 @@ class Launcher {
     }
     if (failed) return std::unexpected(*failed);
     return {};
+  }
+
+  friend class ChildProcess;
+  static Result<> HandOver(const ChildProcess& child, Fd listener) {
+    if (child.listener_) return child.listener_(child.pid_, std::move(listener));
+    return MakeError(EOPNOTSUPP, "hand over seccomp listener", child.program_, "nobody takes it");
   }
 
   // A failure of the stage before it has cloned the child.
@@ -267,6 +280,7 @@ class Launcher {
   ChildProcess child_;
   Fd stage_;
   int stage_pid_ = 0;
+  Fd listener_;
   // What a process waits for that is told before the pid of that process.
   bool time_due_ = false, hooks_due_ = false;
 };
@@ -276,8 +290,10 @@ Result<ChildProcess> ChildProcess::Launch(Zygote& zygote, CompiledPlan plan, std
   return Launcher(std::move(plan), options).Run(zygote, std::move(sources));
 }
 
-ChildProcess ChildProcess::Attach(int pid, Fd pidfd, Fd connection, std::string program) {
+ChildProcess ChildProcess::Attach(int pid, Fd pidfd, Fd connection, std::string program,
+                                  std::function<Result<>(int pid, Fd listener)> listener) {
   ChildProcess child;
+  child.listener_ = std::move(listener);
   child.pid_ = pid;
   child.pidfd_ = std::move(pidfd);
   child.sync_ = std::move(connection);
@@ -296,9 +312,14 @@ void ChildProcess::Kill() { KillAndReap(pidfd_.get()); }
 
 Result<> ChildProcess::Start(int64_t deadline_ns) {
   GCS_TRY(Continue(sync_.get(), program_));
-  Fd none;
-  // The socket closes by execve; anything said before is a failure.
-  GCS_ASSIGN(const auto report, ReceiveReport(sync_.get(), none, deadline_ns));
+  std::optional<ReportMessage> report;
+  for (;;) {
+    Fd fd;
+    // The socket closes by execve; anything said before is a failure, or comes with a listener.
+    GCS_ASSIGN(report, ReceiveReport(sync_.get(), fd, deadline_ns));
+    if (!report || report->report != Report::kListener) break;
+    GCS_TRY(Launcher::HandOver(*this, std::move(fd)));
+  }
   sync_.Reset();
   if (!report) return {};
   const bool hook = report->step == Step::kStartContainerHook && report->index < start_hooks_.size();

@@ -29,6 +29,8 @@ class ChildProcess {
     std::function<base::Result<>(int pid)> enter_cgroup;
     // The runtime's hooks, once the root file system is built; `pid` as the daemon sees it.
     std::function<base::Result<>(int pid)> hooks;
+    // Takes the listener of a seccomp filter, during the launch or at the start.
+    std::function<base::Result<>(int pid, base::Fd listener)> listener;
     int64_t deadline_ns = 0;
   };
   // Carries out a plan up to the point where the program can be executed. `sources`: what plan.sources are,
@@ -38,7 +40,8 @@ class ChildProcess {
 
   // One that another process has launched and that waits on its listener (PlanHeader::listener_fd);
   // `connection` is to that.
-  static ChildProcess Attach(int pid, base::Fd pidfd, base::Fd connection, std::string program);
+  static ChildProcess Attach(int pid, base::Fd pidfd, base::Fd connection, std::string program,
+                             std::function<base::Result<>(int pid, base::Fd listener)> listener);
 
   ChildProcess() = default;
   ChildProcess(ChildProcess&&) = default;
@@ -64,6 +67,7 @@ class ChildProcess {
   base::Fd console_;
   std::string program_;
   std::vector<std::string> start_hooks_;
+  std::function<base::Result<>(int pid, base::Fd listener)> listener_;
 };
 
 // A user namespace with these mappings, which nobody is in. For ids that the caller may map.

@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/paths.h"
 #include "engine/hooks.h"
+#include "engine/send_fd.h"
 #include "engine/source_mount.h"
 
 namespace gcs::engine {
@@ -200,6 +201,7 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
                                      .cgroup_fd = cgroup->fd(),
                                      .enter_cgroup = Enter(*cgroup),
                                      .hooks = hooks,
+                                     .listener = ListenerOf(spec, options, seccomp.get(), "creating"),
                                      .deadline_ns = create.deadline_ns});
   if (!child) return undo(child.error());
   if (late_pids) {
@@ -218,6 +220,21 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
                          .seccomp = std::move(seccomp),
                          .options = std::move(options),
                          .timings = std::move(timings)};
+}
+
+std::function<Result<>(int, Fd)> ListenerOf(const Spec& spec, const CompileOptions& options,
+                                            const SeccompFilter* filter, std::string_view status) {
+  if (filter == nullptr || filter->listener_path.empty()) return {};
+  base::Json message{
+      {"ociVersion", kOciVersion}, {"fds", {"seccompFd"}}, {"state", StateObject(spec, options, status, 0)}};
+  if (!filter->listener_metadata.empty()) message["metadata"] = filter->listener_metadata;
+  return
+      [message = std::move(message), path = filter->listener_path](int pid, Fd listener) mutable -> Result<> {
+        message["pid"] = pid;
+        message["state"]["pid"] = pid;
+        return SendDescriptor(path, message.dump(-1, ' ', false, base::Json::error_handler_t::replace),
+                              listener.get(), "hand over seccomp listener");
+      };
 }
 
 Result<> Engine::Start(const EngineContainer& container, ChildProcess& init, int64_t deadline_ns) {
@@ -241,12 +258,14 @@ Result<ChildProcess> Engine::Exec(const EngineContainer& container, const Proces
   if (!plan.oom_score_adj) plan.oom_score_adj = options_.oom_score_adj;
   GCS_ASSIGN(std::vector<Fd> sources, OpenSources(plan, *container.cgroup, target, exec.deadline_ns));
   watch.Lap("plan");
-  auto child = ChildProcess::Launch(*zygote_, std::move(plan), std::move(sources),
-                                    {.stdio = exec.stdio,
-                                     .cgroup_fd = container.cgroup->fd(),
-                                     .enter_cgroup = Enter(*container.cgroup),
-                                     .hooks = {},
-                                     .deadline_ns = exec.deadline_ns});
+  auto child = ChildProcess::Launch(
+      *zygote_, std::move(plan), std::move(sources),
+      {.stdio = exec.stdio,
+       .cgroup_fd = container.cgroup->fd(),
+       .enter_cgroup = Enter(*container.cgroup),
+       .hooks = {},
+       .listener = ListenerOf(container.spec, container.options, container.seccomp.get(), "running"),
+       .deadline_ns = exec.deadline_ns});
   watch.Lap("launch");
   return child;
 }

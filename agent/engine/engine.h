@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -108,6 +109,13 @@ class Engine {
   // Of id-mapped mounts, by their mappings as text.
   std::map<std::string, base::Fd> user_namespaces_;
 };
+
+// What a process of the container is to do with the listener of its seccomp filter: connect to the filter's
+// listenerPath and hand it over with a ContainerProcessState (config-linux.md, "Seccomp"). Empty without one.
+std::function<base::Result<>(int pid, base::Fd listener)> ListenerOf(const Spec& spec,
+                                                                     const CompileOptions& options,
+                                                                     const SeccompFilter* filter,
+                                                                     std::string_view status);
 
 // Container and process ids: [A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,1023}.
 bool ValidId(std::string_view id);

@@ -177,12 +177,13 @@ struct PlanHeader {
 
 // What a child reports over its sync socket (SOCK_SEQPACKET), and what the daemon answers.
 enum class Report : uint32_t {
-  kSpawned = 1,  // pid, with the pidfd; index 0: what the zygote has cloned, 1: the stage's child
-  kConsole = 2,  // with the pty master
-  kReady = 3,    // everything but the program is there; waits for the daemon's byte
-  kFailed = 4,   // step, err, index; the child exits
-  kTime = 5,     // stage: its children's time namespace is there; waits for the daemon's byte
-  kHooks = 6,    // the root is built, the daemon's hooks are due; waits for the daemon's byte
+  kSpawned = 1,   // pid, with the pidfd; index 0: what the zygote has cloned, 1: the stage's child
+  kConsole = 2,   // with the pty master
+  kReady = 3,     // everything but the program is there; waits for the daemon's byte
+  kFailed = 4,    // step, err, index; the child exits
+  kTime = 5,      // stage: its children's time namespace is there; waits for the daemon's byte
+  kListener = 7,  // with the listener of a seccomp filter; nobody waits
+  kHooks = 6,     // the root is built, the daemon's hooks are due; waits for the daemon's byte
 };
 
 // Steps that can fail, in order. `index` of the report counts in the array of the plan that belongs to the

@@ -18,6 +18,10 @@
 #include "base/fd.h"
 #include "base/paths.h"
 
+#ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV  // Linux 5.19
+#define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
+#endif
+
 namespace gcs::engine {
 
 using base::JsonReader;
@@ -44,11 +48,8 @@ std::optional<uint32_t> ParseAction(JsonReader& reader, const char* key, const c
   if (action == "SCMP_ACT_TRAP") return SCMP_ACT_TRAP;
   if (action == "SCMP_ACT_KILL" || action == "SCMP_ACT_KILL_THREAD") return SCMP_ACT_KILL_THREAD;
   if (action == "SCMP_ACT_KILL_PROCESS") return SCMP_ACT_KILL_PROCESS;
-  if (action == "SCMP_ACT_NOTIFY") {
-    reader.Fail(key, "SCMP_ACT_NOTIFY is not supported by this engine", EOPNOTSUPP);
-  } else {
-    reader.Fail(key, "unknown action " + action);
-  }
+  if (action == "SCMP_ACT_NOTIFY") return SCMP_ACT_NOTIFY;
+  reader.Fail(key, "unknown action " + action);
   return std::nullopt;
 }
 
@@ -84,6 +85,25 @@ std::vector<scmp_arg_cmp> ParseArguments(JsonReader& rule) {
   return arguments;
 }
 
+// The listener of a filter that asks somebody. Without one the kernel would answer ENOSYS in its place.
+void ReadListener(JsonReader& reader, bool notifies, SeccompFilter& filter) {
+  filter.listener_path = reader.String("listenerPath");
+  filter.listener_metadata = reader.String("listenerMetadata");
+  const bool has_path = !filter.listener_path.empty();
+  if (has_path && filter.listener_path[0] != '/') reader.Fail("listenerPath", "must be absolute");
+  if (notifies && !has_path) reader.Fail("listenerPath", "is required for SCMP_ACT_NOTIFY");
+  if (!has_path && !filter.listener_metadata.empty())
+    reader.Fail("listenerMetadata", "goes with listenerPath");
+  const bool killable = (filter.flags & SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) != 0;
+  if (killable && !notifies)
+    reader.Fail("flags", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs SCMP_ACT_NOTIFY");
+  if (notifies) {
+    filter.flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER;
+  } else {
+    filter.listener_path.clear();
+  }
+}
+
 // 0 or an errno. Conditions on different arguments must all hold; several on one argument are alternatives,
 // one rule each.
 int AddRule(void* context, uint32_t action, int number, const std::vector<scmp_arg_cmp>& arguments) {
@@ -100,23 +120,28 @@ int AddRule(void* context, uint32_t action, int number, const std::vector<scmp_a
   return 0;
 }
 
-void AddRules(JsonReader& reader, void* context, uint32_t default_action) {
+// Whether any rule asks a listener.
+bool AddRules(JsonReader& reader, void* context, uint32_t default_action) {
+  bool notifies = false;
   for (JsonReader& rule : reader.Objects("syscalls")) {
     const auto action = ParseAction(rule, "action", "errnoRet");
     const std::vector<std::string> names = rule.Strings("names");
     if (names.empty()) rule.Fail("names", "is required");
     const std::vector<scmp_arg_cmp> arguments = ParseArguments(rule);
-    if (rule.error() || !action) return;
+    if (rule.error() || !action) return notifies;
     if (*action == default_action) continue;
+    notifies = notifies || *action == SCMP_ACT_NOTIFY;
     for (const std::string& name : names) {
       const int number = seccomp_syscall_resolve_name(name.c_str());
       if (number == __NR_SCMP_ERROR) continue;
       // EEXIST: the same rule twice, which profiles do contain.
       if (const int err = AddRule(context, *action, number, arguments); err != 0 && err != EEXIST) {
-        return rule.Fail("names", "rule for " + name + " refused by libseccomp", err);
+        rule.Fail("names", "rule for " + name + " refused by libseccomp", err);
+        return notifies;
       }
     }
   }
+  return notifies;
 }
 
 uint32_t ParseFlags(JsonReader& reader) {
@@ -126,6 +151,8 @@ uint32_t ParseFlags(JsonReader& reader) {
       flags |= SECCOMP_FILTER_FLAG_LOG;
     } else if (flag == "SECCOMP_FILTER_FLAG_SPEC_ALLOW") {
       flags |= SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    } else if (flag == "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV") {
+      flags |= SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     } else if (flag != "SECCOMP_FILTER_FLAG_TSYNC") {
       // TSYNC: the process that loads the filter has one thread, so it is in sync by itself.
       reader.Fail("flags", "unsupported flag " + flag, EOPNOTSUPP);
@@ -160,8 +187,9 @@ Result<std::string> Export(void* context) {
 Result<SeccompFilter> CompileSeccomp(const base::Json& seccomp) {
   JsonReader reader(seccomp, kStep);
   const auto default_action = ParseAction(reader, "defaultAction", "defaultErrnoRet");
-  if (reader.Has("listenerPath") || reader.Has("listenerMetadata")) {
-    reader.Fail("listenerPath", "is not supported by this engine", EOPNOTSUPP);
+  if (default_action == SCMP_ACT_NOTIFY) {
+    // Nothing that the process does before its program could be answered.
+    reader.Fail("defaultAction", "SCMP_ACT_NOTIFY can't be the default");
   }
   SeccompFilter filter{.flags = ParseFlags(reader)};
   if (reader.error()) return std::unexpected(*reader.error());
@@ -171,7 +199,8 @@ Result<SeccompFilter> CompileSeccomp(const base::Json& seccomp) {
   // faster.
   seccomp_attr_set(context.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2);
   AddArchitectures(reader, context.get());
-  AddRules(reader, context.get(), *default_action);
+  const bool notifies = AddRules(reader, context.get(), *default_action);
+  ReadListener(reader, notifies, filter);
   if (reader.error()) return std::unexpected(*reader.error());
   GCS_ASSIGN(filter.code, Export(context.get()));
   return filter;

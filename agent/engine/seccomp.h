@@ -17,11 +17,12 @@ namespace gcs::engine {
 struct SeccompFilter {
   std::string code;
   uint32_t flags = 0;
+  // With SCMP_ACT_NOTIFY: the unix socket of the agent that decides, and what it is told beside the state.
+  std::string listener_path, listener_metadata;
 };
 
 // Compiles `linux.seccomp` (config-linux.md, "Seccomp") by libseccomp. Names of system calls that libseccomp
 // doesn't know are skipped, conditions on one argument index are alternatives, as runc has it.
-// SCMP_ACT_NOTIFY is refused.
 base::Result<SeccompFilter> CompileSeccomp(const base::Json& seccomp);
 
 // Compiled filters by the text of their source: compiling a container runtime's default profile takes

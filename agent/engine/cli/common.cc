@@ -4,9 +4,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
@@ -14,11 +12,11 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
-#include <cstring>
 
 #include "base/clock.h"
 #include "base/paths.h"
 #include "engine/cli/cli.h"
+#include "engine/send_fd.h"
 
 namespace gcs::oci {
 
@@ -103,31 +101,7 @@ Result<> WritePidFile(const std::string& path, int pid) {
 }
 
 Result<> SendConsole(const std::string& path, const Fd& master) {
-  const Fd socket_fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return MakeError(ENAMETOOLONG, "connect", path);
-  memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  if (!socket_fd.valid() ||
-      connect(socket_fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    return ErrnoError("connect to console socket", path);
-  }
-  char name[] = "/dev/ptmx";
-  iovec iov{name, sizeof name - 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &iov;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* part = CMSG_FIRSTHDR(&message);
-  part->cmsg_level = SOL_SOCKET;
-  part->cmsg_type = SCM_RIGHTS;
-  part->cmsg_len = CMSG_LEN(sizeof(int));
-  const int fd = master.get();
-  memcpy(CMSG_DATA(part), &fd, sizeof fd);
-  if (sendmsg(socket_fd.get(), &message, MSG_NOSIGNAL) < 0) return ErrnoError("send console", path);
-  return {};
+  return engine::SendDescriptor(path, "/dev/ptmx", master.get(), "send console");
 }
 
 Result<> CheckTerminal(bool terminal, const ProcessOptions& options) {

@@ -160,9 +160,15 @@ Result<int> Start(const Global& global, const std::string& id) {
     return MakeError(EINVAL, "start container", id, "cannot start an already running container");
   }
   GCS_ASSIGN(Fd connection, loaded.store.Connect());
-  auto init = engine::ChildProcess::Attach(loaded.record.pid, std::move(loaded.pidfd), std::move(connection),
-                                           loaded.container.spec.process->args[0]);
-  GCS_TRY(engine::Engine::Start(loaded.container, init, Deadline(kCreateSeconds)));
+  const engine::EngineContainer& container = loaded.container;
+  std::optional<engine::SeccompFilter> seccomp;
+  if (container.spec.seccomp) {
+    GCS_ASSIGN(seccomp, engine::CompileSeccomp(*container.spec.seccomp));
+  }
+  auto init = engine::ChildProcess::Attach(
+      loaded.record.pid, std::move(loaded.pidfd), std::move(connection), container.spec.process->args[0],
+      engine::ListenerOf(container.spec, container.options, seccomp ? &*seccomp : nullptr, "creating"));
+  GCS_TRY(engine::Engine::Start(container, init, Deadline(kCreateSeconds)));
   return 0;
 }
 
