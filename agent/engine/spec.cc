@@ -53,7 +53,11 @@ BitMask ReadBitList(JsonReader& reader, const char* key) {
       good = parsed.ec == std::errc();
     }
     good = good && first <= last && last < kMaxBits;
-    if (good && parsed.ptr != end) good = *parsed.ptr == ',' && ++parsed.ptr != end;
+    if (good && parsed.ptr != end) {
+      good = *parsed.ptr == ',';
+      ++parsed.ptr;
+      good = good && parsed.ptr != end;
+    }
     if (!good) {
       reader.Fail(key, "must be a list of numbers and ranges like 0-3,7");
       return {};

@@ -8,7 +8,6 @@
 // In a cgroup2 view (see machine.h). Each line "COUNT [filter]" on stdin runs COUNT containers, one after the
 // other; with "filter" they get a device filter like the one of runc and crun. The answer is COUNT times 8
 // bytes on stdout: ns of each.
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>

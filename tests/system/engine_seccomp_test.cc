@@ -40,10 +40,9 @@ class Supervisor {
     const ssize_t n = recvmsg(connection.get(), &message, MSG_CMSG_CLOEXEC);
     REQUIRE(n > 0);
     state = Json::parse(std::string(text, n));
-    const cmsghdr* part = CMSG_FIRSTHDR(&message);
-    REQUIRE(part != nullptr);
+    REQUIRE(message.msg_controllen >= CMSG_LEN(sizeof(int)));
     int fd = -1;
-    memcpy(&fd, CMSG_DATA(part), sizeof fd);
+    memcpy(&fd, CMSG_DATA(reinterpret_cast<cmsghdr*>(control)), sizeof fd);
     notify.Reset(fd);
   }
   // Answers every system call with success, until nobody with the filter is left.
