@@ -277,8 +277,10 @@ Result<> CgroupV1::Remove(int64_t deadline_ns) {
     if (err == 0) break;
     if (err != EBUSY) return MakeError(err, "remove cgroup", path_);
     if (!pause.Next()) return MakeError(ETIMEDOUT, "remove cgroup", path_, "processes are left in it");
-    // Whoever was forked while the others were killed.
-    if (Unified() == nullptr) GCS_TRY(Kill());
+    // Whoever was forked while the others were killed. The freezer's directory may be gone already: a dying
+    // process leaves the hierarchies one after the other.
+    if (Unified() != nullptr) continue;
+    if (auto killed = Kill(); !killed && killed.error().err != ENOENT) return killed;
   }
   RemoveParents();
   return {};

@@ -89,6 +89,9 @@ class Engine {
   // Kills what is left in the container, removes its cgroup and runs the poststop hooks, whose failure is
   // logged. The first process must be reaped by the caller.
   static base::Result<> Destroy(EngineContainer& container, int64_t deadline_ns);
+  // Where the cgroup of a container with this linux.cgroupsPath is made.
+  [[nodiscard]] base::Result<std::string> CgroupPath(const std::string& id,
+                                                     const std::string& configured) const;
 
  private:
   Engine(Options options, std::unique_ptr<Zygote> zygote, std::unique_ptr<CgroupRoot> cgroups);
@@ -96,7 +99,6 @@ class Engine {
                                                   int target_pidfd, int64_t deadline_ns);
   base::Result<base::Fd> UserNamespace(const std::vector<IdMapping>& uids, const std::vector<IdMapping>& gids,
                                        bool shared, int64_t deadline_ns);
-  base::Result<std::string> CgroupPath(const std::string& id, const std::string& configured) const;
 
   const Options options_;
   const std::unique_ptr<Zygote> zygote_;

@@ -10,8 +10,8 @@
 #include "engine/cli/store.h"
 #include "engine/engine.h"
 
-// runc's commands over the engine. Each returns the exit code, or the error that becomes 1 (runc's for all of
-// its own failures).
+// runc's commands over the engine. Each returns the exit code, or the error that becomes 1, of exec 255
+// (runc's for its own failures).
 namespace gcs::oci {
 
 inline constexpr char kVersion[] = "1.0.0";
@@ -81,10 +81,12 @@ struct Loaded {
   Store store;
   Record record;
   Status status = Status::kStopped;
+  std::unique_ptr<engine::CgroupRoot> cgroups;  // which the container's cgroup points into
   engine::EngineContainer container;
   base::Fd pidfd;  // of a process that lives
 };
-base::Result<Loaded> Load(const Global& global, const std::string& id);
+base::Result<Loaded> Load(const Global& global, const std::string& id, Access access);
+base::Result<Loaded> Load(Store store);
 base::Result<std::unique_ptr<engine::Engine>> MakeEngine();
 base::Json StateOf(const Loaded& loaded);
 
@@ -99,7 +101,9 @@ base::Result<int> Attend(int pidfd, base::Fd master);
 void BlockSignals();
 // How the streams of a new process are had: ours, or a terminal.
 base::Result<> CheckTerminal(bool terminal, const ProcessOptions& options);
-std::vector<int> PreservedFds(const ProcessOptions& options);
+// Those from 3 on: `listened` sockets (sd_listen_fds(3)) and then what --preserve-fds counts. To be called
+// before anything is opened, as that would be handed on in the place of one that is missing.
+base::Result<std::vector<int>> PreservedFds(const ProcessOptions& options, int listened);
 int64_t Deadline(int64_t seconds);
 
 }  // namespace gcs::oci

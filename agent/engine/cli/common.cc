@@ -38,30 +38,38 @@ Result<std::unique_ptr<engine::Engine>> MakeEngine() {
   return engine::Engine::Create(options, std::move(zygote));
 }
 
-Result<Loaded> Load(const Global& global, const std::string& id) {
-  GCS_ASSIGN(Store store, Store::Open(global.root, id));
+Result<Loaded> Load(const Global& global, const std::string& id, Access access) {
+  GCS_ASSIGN(Store store, Store::Open(global.root, id, access));
+  return Load(std::move(store));
+}
+
+Result<Loaded> Load(Store store) {
   GCS_ASSIGN(Record record, store.Load());
   GCS_ASSIGN(const std::string config, store.Config());
   GCS_ASSIGN(engine::Spec spec, engine::ParseSpec(config, record.bundle));
   Loaded loaded{.store = std::move(store),
                 .record = std::move(record),
-                .container = {.id = id, .spec = std::move(spec)},
+                .cgroups = {},
+                .container = {.spec = std::move(spec)},
                 .pidfd = {}};
-  loaded.container.options.container_id = id;
+  loaded.container.id = loaded.container.options.container_id = loaded.record.id;
   loaded.container.options.bundle = loaded.record.bundle;
-  GCS_ASSIGN(const std::unique_ptr<engine::CgroupRoot> root, engine::CgroupRoot::Open(kCgroupMount));
-  auto cgroup = root->Find(loaded.record.cgroup_path);
+  GCS_ASSIGN(loaded.cgroups, engine::CgroupRoot::Open(kCgroupMount));
+  auto cgroup = loaded.cgroups->Find(loaded.record.cgroup_path);
   if (cgroup) loaded.container.cgroup = std::move(*cgroup);
-  loaded.container.options.hierarchies = root->hierarchies();
+  loaded.container.options.hierarchies = loaded.cgroups->hierarchies();
+  if (loaded.record.pid == 0 && loaded.store.Busy()) {
+    loaded.status = Status::kCreating;
+    return loaded;
+  }
   auto process = OpenProcess(loaded.record);
   if (!process) return loaded;  // stopped
   loaded.pidfd = std::move(*process);
-  if (loaded.store.Connect()) {
-    loaded.status = Status::kCreated;
-  } else if (loaded.container.cgroup != nullptr && loaded.container.cgroup->Frozen()) {
+  // A frozen one would not answer.
+  if (loaded.container.cgroup != nullptr && loaded.container.cgroup->Frozen()) {
     loaded.status = Status::kPaused;
   } else {
-    loaded.status = Status::kRunning;
+    loaded.status = loaded.store.Connect() ? Status::kCreated : Status::kRunning;
   }
   return loaded;
 }
@@ -82,7 +90,7 @@ Result<int> ParseSignal(const std::string& name) {
   int number = 0;
   const auto parsed = std::from_chars(name.data(), name.data() + name.size(), number);
   if (parsed.ec == std::errc() && parsed.ptr == name.data() + name.size()) {
-    if (number > 0 && number <= SIGRTMAX) return number;
+    if (number >= 0 && number <= SIGRTMAX) return number;  // 0 asks whether it lives
     return MakeError(EINVAL, "parse signal", name, "unknown signal");
   }
   std::string text = name;
@@ -115,12 +123,12 @@ Result<> CheckTerminal(bool terminal, const ProcessOptions& options) {
   return {};
 }
 
-std::vector<int> PreservedFds(const ProcessOptions& options) {
-  int count = options.preserve_fds;
-  // sd_listen_fds(3): those of our caller go before.
-  if (const char* listen_fds = getenv("LISTEN_FDS")) count += std::max(0, atoi(listen_fds));
+Result<std::vector<int>> PreservedFds(const ProcessOptions& options, int listened) {
   std::vector<int> fds;
-  for (int fd = 3; fd < 3 + count; ++fd) fds.push_back(fd);
+  for (int fd = 3; fd < 3 + listened + options.preserve_fds; ++fd) {
+    if (fcntl(fd, F_GETFD) < 0) return ErrnoError("preserve descriptor", std::to_string(fd));
+    fds.push_back(fd);
+  }
   return fds;
 }
 
@@ -183,7 +191,9 @@ Result<int> Attend(int pidfd, Fd master) {
   if (master.valid()) CopySize(master.get());
   bool input = master.valid();
   bool output = master.valid();
-  for (bool ended = false; !ended || output;) {
+  // More than a terminal holds: what a process that stays behind writes on is not waited for.
+  int last_reads = 16;
+  for (bool ended = false; !ended || (output && last_reads > 0);) {
     pollfd fds[] = {{ended ? -1 : pidfd, POLLIN, 0},
                     {signals.get(), POLLIN, 0},
                     {output ? master.get() : -1, POLLIN, 0},
@@ -194,6 +204,7 @@ Result<int> Attend(int pidfd, Fd master) {
     if (ready == 0 && ended) break;
     if (fds[0].revents != 0) ended = true;
     if (fds[2].revents != 0) output = Copy(master.get(), 1);
+    if (ended) --last_reads;
     if (fds[3].revents != 0) input = Copy(0, master.get());
     signalfd_siginfo info{};
     while (!ended && read(signals.get(), &info, sizeof info) == sizeof info) {

@@ -51,6 +51,10 @@ Result<engine::Process> MakeProcess(const ExecCommand& command, const engine::Pr
   if (!command.apparmor.empty()) process["apparmorProfile"] = command.apparmor;
   if (command.no_new_privileges) process["noNewPrivileges"] = true;
   engine::Process merged = defaults;
+  for (const std::string& variable : command.env) {
+    if (variable.find('=', 1) == std::string::npos || variable[0] == '=')
+      return MakeError(EINVAL, "set environment", variable, "must be NAME=value");
+  }
   // The last of two with one name counts.
   merged.env.insert(merged.env.end(), command.env.begin(), command.env.end());
   GCS_ASSIGN(engine::Process parsed, engine::ParseProcess(process.dump(), merged));
@@ -69,15 +73,16 @@ Result<engine::Process> MakeProcess(const ExecCommand& command, const engine::Pr
 }  // namespace
 
 Result<int> Exec(const Global& global, const ExecCommand& command) {
+  GCS_ASSIGN(std::vector<int> preserved, PreservedFds(command.options, 0));
   if (!command.options.detach) BlockSignals();
   GCS_ASSIGN(const std::unique_ptr<engine::Engine> engine, MakeEngine());
   engine::EngineContainer container;
   Fd pidfd;
   {
-    // The lock is for the state alone: a long exec must not hold up others.
-    GCS_ASSIGN(Loaded loaded, Load(global, command.id));
-    if (loaded.status == Status::kStopped) {
-      return MakeError(ESRCH, "exec", command.id, "cannot exec in a stopped container");
+    GCS_ASSIGN(Loaded loaded, Load(global, command.id, Access::kRead));
+    if (loaded.status == Status::kStopped || loaded.status == Status::kCreating) {
+      return MakeError(ESRCH, "exec", command.id,
+                       "cannot exec in a " + std::string(StatusName(loaded.status)) + " container");
     }
     if (loaded.status == Status::kPaused && !command.ignore_paused) {
       return MakeError(EBUSY, "exec", command.id,
@@ -91,7 +96,7 @@ Result<int> Exec(const Global& global, const ExecCommand& command) {
   GCS_TRY(CheckTerminal(process.terminal, command.options));
   GCS_ASSIGN(engine::ChildProcess child, engine->Exec(container, process,
                                                       {.stdio = {0, 1, 2},
-                                                       .preserved = PreservedFds(command.options),
+                                                       .preserved = std::move(preserved),
                                                        .init_pidfd = pidfd.get(),
                                                        .deadline_ns = Deadline(kExecSeconds)}));
   const auto fail = [&](base::Error error) -> std::unexpected<base::Error> {

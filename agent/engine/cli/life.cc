@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
+#include <cstring>
 #include <ctime>
 
 #include "base/clock.h"
@@ -44,45 +46,83 @@ Result<std::string> AbsolutePath(const std::string& path) {
   return std::string(resolved);
 }
 
+// sd_listen_fds(3): sockets that our caller hands on to the container, as descriptors from 3.
+Result<int> ListenedFds() {
+  constexpr int kMost = 200;
+  const char* text = getenv("LISTEN_FDS");
+  if (text == nullptr || *text == '\0') return 0;
+  int count = 0;
+  const char* end = text + strlen(text);
+  const auto parsed = std::from_chars(text, end, count);
+  if (parsed.ec != std::errc() || parsed.ptr != end || count < 0 || count > kMost) {
+    return MakeError(EINVAL, "pass descriptors", "LISTEN_FDS", text);
+  }
+  return count;
+}
+
+// Of a new container. EEXIST if there are processes in it: they would be deleted with the container.
+Result<std::string> CgroupPath(const engine::Engine& engine, const std::string& id,
+                               const engine::Spec& spec) {
+  GCS_ASSIGN(std::string path, engine.CgroupPath(id, spec.cgroups_path));
+  GCS_ASSIGN(const std::unique_ptr<engine::CgroupRoot> root, engine::CgroupRoot::Open(kCgroupMount));
+  const auto there = root->Find(path);
+  const auto pids = there ? (*there)->Pids() : std::vector<int>();
+  if (pids && !pids->empty()) return MakeError(EEXIST, "make cgroup", path, "exists and is in use");
+  return path;
+}
+
 // What create and run share: a container that waits for its start.
 struct Made {
   Store store;
+  std::unique_ptr<engine::Engine> engine;  // whose cgroup tree the container's cgroup points into
   engine::EngineContainer container;
   base::Fd console;  // not sent to a console socket
 };
 
 Result<Made> MakeContainer(const Global& global, const CreateCommand& command, bool listen) {
+  GCS_ASSIGN(const int listened, ListenedFds());
+  GCS_ASSIGN(std::vector<int> preserved, PreservedFds(command.process, listened));
   GCS_ASSIGN(const std::string bundle, AbsolutePath(command.bundle));
   GCS_ASSIGN(const std::string config, base::ReadFile(bundle + "/config.json", 16 << 20));
   GCS_ASSIGN(engine::Spec spec, engine::ParseSpec(config, bundle));
   if (!spec.process) return MakeError(EINVAL, "create container", "process", "is required");
   GCS_TRY(CheckTerminal(spec.process->terminal, command.process));
-  if (const char* listen_fds = getenv("LISTEN_FDS")) {
-    spec.process->env.push_back(std::string("LISTEN_FDS=") + listen_fds);
+  if (listened > 0) {
+    spec.process->env.push_back("LISTEN_FDS=" + std::to_string(listened));
     spec.process->env.emplace_back("LISTEN_PID=1");
   }
+  GCS_ASSIGN(std::unique_ptr<engine::Engine> engine, MakeEngine());
+  Record record{.id = command.id,
+                .bundle = bundle,
+                .rootfs = spec.root_path,
+                .created = Now(),
+                .owner = geteuid() == 0 ? "root" : std::to_string(geteuid())};
   GCS_ASSIGN(Store store, Store::Create(global.root, command.id));
   const auto undo = [&](base::Error error) -> std::unexpected<base::Error> {
     [[maybe_unused]] const auto removed = store.Remove();
     return std::unexpected(std::move(error));
   };
+  auto cgroup_path = CgroupPath(*engine, command.id, spec);
+  if (!cgroup_path) return undo(cgroup_path.error());
+  record.cgroup_path = std::move(*cgroup_path);
+  // Before there is anything of the container, so that a delete finds what we leave if we are killed.
+  for (const auto& saved : {store.SaveConfig(config), store.Save(record)}) {
+    if (!saved) return undo(saved.error());
+  }
   Fd listener;
   if (listen) {
     auto listening = store.Listen();
     if (!listening) return undo(listening.error());
     listener = std::move(*listening);
   }
-  auto engine = MakeEngine();
-  if (!engine) return undo(engine.error());
   const bool terminal = spec.process->terminal;
-  const std::string rootfs = spec.root_path;
-  auto container = (*engine)->CreateContainer(command.id, std::move(spec),
-                                              {.stdio = {0, 1, 2},
-                                               .bundle = bundle,
-                                               .preserved = PreservedFds(command.process),
-                                               .start_listener = listener.get(),
-                                               .new_keyring = !command.no_new_keyring,
-                                               .deadline_ns = Deadline(kCreateSeconds)});
+  auto container = engine->CreateContainer(command.id, std::move(spec),
+                                           {.stdio = {0, 1, 2},
+                                            .bundle = bundle,
+                                            .preserved = std::move(preserved),
+                                            .start_listener = listener.get(),
+                                            .new_keyring = !command.no_new_keyring,
+                                            .deadline_ns = Deadline(kCreateSeconds)});
   if (!container) return undo(container.error());
   const auto destroy = [&](base::Error error) -> std::unexpected<base::Error> {
     container->init.Kill();
@@ -100,20 +140,12 @@ Result<Made> MakeContainer(const Global& global, const CreateCommand& command, b
       console.Reset();
     }
   }
-  const int pid = container->init.pid();
-  const Record record{.id = command.id,
-                      .bundle = bundle,
-                      .cgroup_path = container->cgroup->path(),
-                      .rootfs = rootfs,
-                      .pid = pid,
-                      .start_time = StartTime(pid),
-                      .created = Now(),
-                      .owner = std::to_string(geteuid())};
-  for (const auto& done :
-       {store.SaveConfig(config), store.Save(record), WritePidFile(command.process.pid_file, pid)}) {
+  record.pid = container->init.pid();
+  record.start_time = StartTime(record.pid);
+  for (const auto& done : {store.Save(record), WritePidFile(command.process.pid_file, record.pid)}) {
     if (!done) return destroy(done.error());
   }
-  return Made{std::move(store), std::move(*container), std::move(console)};
+  return Made{std::move(store), std::move(engine), std::move(*container), std::move(console)};
 }
 
 Result<> Remove(Store& store, engine::EngineContainer& container) {
@@ -135,12 +167,20 @@ Result<int> Create(const Global& global, const CreateCommand& command) {
 Result<int> Run(const Global& global, const CreateCommand& command) {
   if (!command.process.detach) BlockSignals();
   GCS_ASSIGN(Made made, MakeContainer(global, command, false));
+  const int pid = made.container.init.pid();
   const auto cleanup = [&] {
-    auto removed = Remove(made.store, made.container);
+    // Others may have deleted it, and even made another one of that name.
+    auto loaded = Load(global, command.id, Access::kChange);
+    if (!loaded && loaded.error().err == ENOENT) return;
+    if (loaded && loaded->record.pid != pid) return;
+    auto removed = loaded ? Remove(loaded->store, loaded->container)
+                          : Result<>(std::unexpected(std::move(loaded).error()));
     if (!removed) base::LogError("remove container", removed.error());
   };
-  if (auto started = engine::Engine::Start(made.container, made.container.init, Deadline(kCreateSeconds));
-      !started) {
+  auto started = engine::Engine::Start(made.container, made.container.init, Deadline(kCreateSeconds));
+  // Others need not wait for the process's end.
+  made.store.Unlock();
+  if (!started) {
     made.container.init.Kill();
     cleanup();
     return std::unexpected(started.error());
@@ -152,7 +192,7 @@ Result<int> Run(const Global& global, const CreateCommand& command) {
 }
 
 Result<int> Start(const Global& global, const std::string& id) {
-  GCS_ASSIGN(Loaded loaded, Load(global, id));
+  GCS_ASSIGN(Loaded loaded, Load(global, id, Access::kChange));
   if (loaded.status == Status::kStopped) {
     return MakeError(EINVAL, "start container", id, "cannot start a container that has stopped");
   }
@@ -174,7 +214,7 @@ Result<int> Start(const Global& global, const std::string& id) {
 
 Result<int> Kill(const Global& global, const std::string& id, const std::string& signal, bool all) {
   GCS_ASSIGN(const int number, ParseSignal(signal));
-  GCS_ASSIGN(Loaded loaded, Load(global, id));
+  GCS_ASSIGN(Loaded loaded, Load(global, id, Access::kRead));
   // Without a pid namespace of its own SIGKILL to the first process would leave the others.
   const bool everybody = all || (number == SIGKILL && !loaded.container.spec.MakesNamespace(CLONE_NEWPID));
   if (everybody && loaded.container.cgroup != nullptr) {
@@ -192,8 +232,7 @@ Result<int> Kill(const Global& global, const std::string& id, const std::string&
     }
     return 0;
   }
-  if (loaded.status == Status::kStopped)
-    return MakeError(ESRCH, "kill container", id, "container not running");
+  if (!loaded.pidfd.valid()) return MakeError(ESRCH, "kill container", id, "container not running");
   if (syscall(SYS_pidfd_send_signal, loaded.pidfd.get(), number, nullptr, 0) != 0) {
     return base::ErrnoError("kill container", id, signal);
   }
@@ -205,11 +244,16 @@ Result<int> Kill(const Global& global, const std::string& id, const std::string&
 }
 
 Result<int> Delete(const Global& global, const std::string& id, bool force) {
-  auto loaded = Load(global, id);
-  if (!loaded) {
-    if (force && loaded.error().err == ENOENT) return 0;
-    return std::unexpected(loaded.error());
+  auto store = Store::Open(global.root, id, Access::kChange);
+  if (!store && force && store.error().err == ENOENT) return 0;
+  if (!store) return std::unexpected(store.error());
+  if (auto record = store->Load(); !record && force && record.error().err == ENOENT) {
+    // Of a create that was killed before it had made anything.
+    GCS_TRY(store->Remove());
+    return 0;
   }
+  auto loaded = Load(std::move(*store));
+  if (!loaded) return std::unexpected(loaded.error());
   if (loaded->status != Status::kStopped && !force) {
     return MakeError(
         EBUSY, "delete container", id,

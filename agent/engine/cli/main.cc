@@ -247,6 +247,7 @@ void AddOthers(CLI::App& app, const Global& global, Action& action) {
 
 int Main(int argc, char** argv) {
   constexpr int kFailed = 1;
+  constexpr int kExecFailed = 255;
   // Neither we nor what we are in the middle of making can be looked into (CVE-2016-9962).
   prctl(PR_SET_DUMPABLE, 0);
   Global global;
@@ -274,7 +275,8 @@ int Main(int argc, char** argv) {
   const Result<int> code = action();
   if (code) return *code;
   Report(global, code.error());
-  return kFailed;
+  // runc's of an exec that failed for itself; 1 could be the program's.
+  return app.got_subcommand("exec") ? kExecFailed : kFailed;
 }
 
 }  // namespace

@@ -87,7 +87,8 @@ Json StatsJson(const engine::CgroupStats& stats) {
 }
 
 Result<engine::Cgroup*> CgroupOf(const Loaded& loaded, const char* act) {
-  if (loaded.status == Status::kStopped || loaded.container.cgroup == nullptr) {
+  if (loaded.status == Status::kStopped || loaded.status == Status::kCreating ||
+      loaded.container.cgroup == nullptr) {
     return MakeError(ESRCH, act, loaded.record.id, "container not running");
   }
   return loaded.container.cgroup.get();
@@ -96,7 +97,7 @@ Result<engine::Cgroup*> CgroupOf(const Loaded& loaded, const char* act) {
 }  // namespace
 
 Result<int> State(const Global& global, const std::string& id) {
-  GCS_ASSIGN(const Loaded loaded, Load(global, id));
+  GCS_ASSIGN(const Loaded loaded, Load(global, id, Access::kRead));
   std::cout << Text(StateOf(loaded), 2) << '\n';
   return 0;
 }
@@ -107,7 +108,7 @@ Result<int> List(const Global& global, const std::string& format, bool quiet) {
   GCS_ASSIGN(const std::vector<std::string> ids, Store::List(global.root));
   Json all = Json::array();
   for (const std::string& id : ids) {
-    auto loaded = Load(global, id);
+    auto loaded = Load(global, id, Access::kRead);
     // Deleted meanwhile, or broken: told, but the others are listed.
     if (!loaded) {
       if (loaded.error().err != ENOENT) base::LogError("list", loaded.error());
@@ -134,9 +135,12 @@ Result<int> List(const Global& global, const std::string& format, bool quiet) {
 
 Result<int> Ps(const Global& global, const std::string& id, const std::string& format) {
   if (format != "table" && format != "json") return MakeError(EINVAL, "ps", format, "invalid format option");
-  GCS_ASSIGN(const Loaded loaded, Load(global, id));
-  GCS_ASSIGN(engine::Cgroup * cgroup, CgroupOf(loaded, "ps"));
-  GCS_ASSIGN(const std::vector<int> pids, cgroup->Pids());
+  GCS_ASSIGN(const Loaded loaded, Load(global, id, Access::kRead));
+  // Of a stopped container those that its first process has left behind.
+  std::vector<int> pids;
+  if (loaded.container.cgroup != nullptr) {
+    GCS_ASSIGN(pids, loaded.container.cgroup->Pids());
+  }
   if (format == "json") {
     std::cout << Text(Json(pids)) << '\n';
     return 0;
@@ -153,7 +157,7 @@ Result<int> Ps(const Global& global, const std::string& id, const std::string& f
 }
 
 Result<int> Pause(const Global& global, const std::string& id, bool frozen) {
-  GCS_ASSIGN(const Loaded loaded, Load(global, id));
+  GCS_ASSIGN(const Loaded loaded, Load(global, id, Access::kChange));
   const char* act = frozen ? "pause container" : "resume container";
   GCS_ASSIGN(engine::Cgroup * cgroup, CgroupOf(loaded, act));
   const bool fits = frozen ? loaded.status == Status::kRunning || loaded.status == Status::kCreated
@@ -164,7 +168,7 @@ Result<int> Pause(const Global& global, const std::string& id, bool frozen) {
 }
 
 Result<int> Update(const Global& global, const UpdateCommand& command) {
-  GCS_ASSIGN(const Loaded loaded, Load(global, command.id));
+  GCS_ASSIGN(const Loaded loaded, Load(global, command.id, Access::kChange));
   GCS_ASSIGN(engine::Cgroup * cgroup, CgroupOf(loaded, "update container"));
   Json resources = Json::object();
   if (!command.file.empty()) {
@@ -188,7 +192,7 @@ Result<int> Events(const Global& global, const std::string& id, bool stats, int6
   for (bool first = true;; first = false) {
     engine::CgroupStats now;
     {
-      auto loaded = Load(global, id);
+      auto loaded = Load(global, id, Access::kRead);
       // The end of the container is the end of its events.
       if (!loaded) return first ? Result<int>(std::unexpected(loaded.error())) : Result<int>(0);
       auto cgroup = CgroupOf(*loaded, "events");

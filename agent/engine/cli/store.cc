@@ -29,10 +29,14 @@ namespace {
 
 constexpr char kSocket[] = "start.sock";
 
-Result<Fd> LockDirectory(int dir, const std::string& path, bool wait) {
+Result<Fd> LockDirectory(int dir, const std::string& path, int operation) {
   GCS_ASSIGN(Fd lock, base::OpenFileAt(dir, "lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
-  if (flock(lock.get(), LOCK_EX | (wait ? 0 : LOCK_NB)) != 0) return ErrnoError("lock", path);
+  if (flock(lock.get(), operation) != 0) return ErrnoError("lock", path);
   return lock;
+}
+
+std::unexpected<base::Error> NoContainer(const std::string& id) {
+  return MakeError(ENOENT, "find container", id, "container does not exist");
 }
 
 // Unix socket addresses are short: through the directory's descriptor any root will do.
@@ -60,23 +64,23 @@ Result<Store> Store::Create(const std::string& root, const std::string& id) {
   GCS_TRY(base::MakeDirs(path, 0700));
   auto dir = base::OpenFileAt(parent.get(), id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   if (!dir) return std::unexpected(dir.error());
-  // Not made by us, or already with a state: somebody else's.
-  GCS_ASSIGN(Fd lock, LockDirectory(dir->get(), path, false));
-  if (base::ReadFileAt(dir->get(), "state.json")) {
+  // Being made by another call, or with a state already: somebody else's.
+  auto lock = LockDirectory(dir->get(), path, LOCK_EX | LOCK_NB);
+  if (!lock && lock.error().err != EWOULDBLOCK) return std::unexpected(lock.error());
+  if (!lock || base::ReadFileAt(dir->get(), "state.json")) {
     return MakeError(EEXIST, "create container", id, "container with given ID already exists");
   }
-  return Store(path, std::move(*dir), std::move(lock));
+  return Store(path, std::move(*dir), std::move(*lock));
 }
 
-Result<Store> Store::Open(const std::string& root, const std::string& id, bool wait) {
+Result<Store> Store::Open(const std::string& root, const std::string& id, Access access) {
   if (!engine::ValidId(id)) return MakeError(EINVAL, "find container", id.substr(0, 64), "bad container id");
   const std::string path = root + "/" + id;
   auto dir = base::OpenFile(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  if (!dir) return MakeError(ENOENT, "find container", id, "container does not exist");
-  GCS_ASSIGN(Fd lock, LockDirectory(dir->get(), path, wait));
-  // Deleted while we waited for its lock.
-  if (!base::ReadFileAt(dir->get(), "state.json")) {
-    return MakeError(ENOENT, "find container", id, "container does not exist");
+  if (!dir) return NoContainer(id);
+  Fd lock;
+  if (access == Access::kChange) {
+    GCS_ASSIGN(lock, LockDirectory(dir->get(), path, LOCK_EX));
   }
   return Store(path, std::move(*dir), std::move(lock));
 }
@@ -108,8 +112,10 @@ Result<> Store::SaveConfig(const std::string& config_json) {
 }
 
 Result<Record> Store::Load() const {
-  GCS_ASSIGN(const std::string text, base::ReadFileAt(dir_.get(), "state.json"));
-  GCS_ASSIGN(const Json json, base::ParseJson(text, path_ + "/state.json"));
+  auto text = base::ReadFileAt(dir_.get(), "state.json");
+  if (!text && text.error().err == ENOENT) return NoContainer(path_.substr(path_.rfind('/') + 1));
+  if (!text) return std::unexpected(text.error());
+  GCS_ASSIGN(const Json json, base::ParseJson(*text, path_ + "/state.json"));
   base::JsonReader reader(json, "read state");
   Record record{.id = reader.RequiredString("id"),
                 .bundle = reader.String("bundle"),
@@ -134,10 +140,13 @@ Result<> Store::Remove() {
   return {};
 }
 
+bool Store::Busy() const { return !lock_ && !LockDirectory(dir_.get(), path_, LOCK_SH | LOCK_NB); }
+
 Result<Fd> Store::Listen() {
   Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!fd) return ErrnoError("socket", kSocket);
   const sockaddr_un address = Address(dir_.get());
+  unlinkat(dir_.get(), kSocket, 0);  // of a create that was killed
   if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
       listen(fd.get(), 8) != 0) {
     return ErrnoError("listen", path_ + "/" + kSocket);

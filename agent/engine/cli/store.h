@@ -18,7 +18,7 @@ struct Record {
   std::string bundle;
   std::string cgroup_path;
   std::string rootfs;
-  int pid = 0;
+  int pid = 0;              // 0: not created yet
   uint64_t start_time = 0;  // of the process, in clock ticks since boot: tells a reused pid
   std::string created;      // RFC 3339
   std::string owner;
@@ -27,20 +27,27 @@ struct Record {
 enum class Status : uint8_t { kCreating, kCreated, kRunning, kPaused, kStopped };
 std::string_view StatusName(Status status);
 
-// The directory of one container, locked against other calls on it.
+// Changing calls wait for each other; one that reads, kills or executes waits for nobody.
+enum class Access : uint8_t { kRead, kChange };
+
+// The directory of one container, locked against other calls that change it.
 class Store {
  public:
   // EEXIST if there is one.
   static base::Result<Store> Create(const std::string& root, const std::string& id);
-  // ENOENT if there is none. `wait`: until another call is done with it.
-  static base::Result<Store> Open(const std::string& root, const std::string& id, bool wait = true);
+  // ENOENT if there is no such directory; what a killed create left may be in it.
+  static base::Result<Store> Open(const std::string& root, const std::string& id, Access access);
   static base::Result<std::vector<std::string>> List(const std::string& root);
 
   base::Result<> Save(const Record& record);
   base::Result<> SaveConfig(const std::string& config_json);
+  // ENOENT if there is no state (any more).
   [[nodiscard]] base::Result<Record> Load() const;
   [[nodiscard]] base::Result<std::string> Config() const;
   base::Result<> Remove();
+  void Unlock() { lock_.Reset(); }
+  // Whether another call is changing it.
+  [[nodiscard]] bool Busy() const;
 
   // A listening socket for the start, and a connection to it: ECONNREFUSED or ENOENT if nobody waits.
   base::Result<base::Fd> Listen();
