@@ -196,6 +196,9 @@ Result<int> Start(const Global& global, const std::string& id) {
   if (loaded.status == Status::kStopped) {
     return MakeError(EINVAL, "start container", id, "cannot start a container that has stopped");
   }
+  if (loaded.status == Status::kPaused) {
+    return MakeError(EINVAL, "start container", id, "cannot start a paused container");
+  }
   if (loaded.status != Status::kCreated) {
     return MakeError(EINVAL, "start container", id, "cannot start an already running container");
   }

@@ -124,11 +124,12 @@ Result<int> List(const Global& global, const std::string& format, bool quiet) {
     std::cout << Text(all) << '\n';
     return 0;
   }
-  printf("%-28s %-8s %-9s %-36s %s\n", "ID", "PID", "STATUS", "CREATED", "BUNDLE");
+  printf("%-28s %-8s %-9s %-36s %-36s %s\n", "ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER");
   for (const Json& state : all) {
-    printf("%-28s %-8d %-9s %-36s %s\n", state["id"].get<std::string>().c_str(), state["pid"].get<int>(),
-           state["status"].get<std::string>().c_str(), state["created"].get<std::string>().c_str(),
-           state["bundle"].get<std::string>().c_str());
+    printf("%-28s %-8d %-9s %-36s %-36s %s\n", state["id"].get<std::string>().c_str(),
+           state["pid"].get<int>(), state["status"].get<std::string>().c_str(),
+           state["bundle"].get<std::string>().c_str(), state["created"].get<std::string>().c_str(),
+           state["owner"].get<std::string>().c_str());
   }
   return fflush(stdout) == 0 ? 0 : 1;
 }

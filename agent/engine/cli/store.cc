@@ -80,7 +80,10 @@ Result<Store> Store::Open(const std::string& root, const std::string& id, Access
   if (!dir) return NoContainer(id);
   Fd lock;
   if (access == Access::kChange) {
-    GCS_ASSIGN(lock, LockDirectory(dir->get(), path, LOCK_EX));
+    auto locked = LockDirectory(dir->get(), path, LOCK_EX);
+    if (!locked && locked.error().err == ENOENT) return NoContainer(id);  // deleted just now
+    if (!locked) return std::unexpected(locked.error());
+    lock = std::move(*locked);
   }
   return Store(path, std::move(*dir), std::move(lock));
 }
@@ -136,7 +139,10 @@ Result<> Store::Remove() {
   for (const char* name : {"state.json", "config.json", kSocket, "lock"}) {
     if (unlinkat(dir_.get(), name, 0) != 0 && errno != ENOENT) return ErrnoError("remove state", path_, name);
   }
-  if (unlinkat(AT_FDCWD, path_.c_str(), AT_REMOVEDIR) != 0) return ErrnoError("remove state", path_);
+  // Another call may have removed it, or be making a new container there by now.
+  if (unlinkat(AT_FDCWD, path_.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT && errno != ENOTEMPTY) {
+    return ErrnoError("remove state", path_);
+  }
   return {};
 }
 
