@@ -372,6 +372,29 @@ def kills(oci, _):
         until("nobody is left", lambda: not any(map(alive, pids)))
 
 
+@case("the program on disk is out of a container's reach (CVE-2019-5736)")
+def sealed(oci, _):
+    with open(GCS_OCI, "rb") as file:
+        before = file.read()
+    name = oci.create("true")
+    program = f"/proc/{oci.state(name)['pid']}/exe"
+    assert os.readlink(program).startswith("/memfd:gcs-oci"), os.readlink(program)
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+        try:
+            os.close(os.open(program, flags))
+            raise AssertionError("the program can be opened for writing")
+        except OSError:
+            pass
+    good(oci("delete", "--force", name))
+    # An image that makes us execute ourselves again, with a script that writes to whoever runs it.
+    evil = write(os.path.join(oci.machine.rootfs, "work", "evil"), "#!/proc/self/exe\n", 0o755)
+    oci.run("/work/evil")
+    oci.run("sh", "-c", "/work/evil & for i in 1 2 3 4 5 6 7 8 9; do for e in /proc/[0-9]*/exe; do echo x > $e; done; done 2>/dev/null")
+    os.unlink(evil)
+    with open(GCS_OCI, "rb") as file:
+        assert file.read() == before
+
+
 def main(view):
     machine = Machine(view)
     try:

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/paths.h"
 #include "engine/cli/cli.h"
+#include "engine/cli/sealed.h"
 
 namespace gcs::oci {
 namespace {
@@ -272,6 +273,13 @@ int Main(int argc, char** argv) {
   const int sink = global.log.empty() ? 2 : -1;
   if (sink >= 0)
     base::SetLogOutput(sink, base::LogFormat::kText, global.debug ? base::Level::kDebug : base::Level::kWarn);
+  // Those that have processes of ours in a container.
+  if (app.got_subcommand("create") || app.got_subcommand("run") || app.got_subcommand("exec")) {
+    if (const auto sealed = RunFromSealedCopy(argv); !sealed) {
+      Report(global, sealed.error());
+      return kFailed;
+    }
+  }
   const Result<int> code = action();
   if (code) return *code;
   Report(global, code.error());
