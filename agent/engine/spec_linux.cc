@@ -105,7 +105,8 @@ void ReadDevices(JsonReader& linux_part, Spec& spec) {
       entry.Fail("major", "is required");
     device.major = static_cast<uint32_t>(entry.Int("major", 0, 0, 0xfff));
     device.minor = static_cast<uint32_t>(entry.Int("minor", 0, 0, 0xfffff));
-    device.mode = static_cast<uint32_t>(entry.Int("fileMode", 0666, 0, 07777));
+    // podman and containerd put the file type in, as stat(2) does; the device's type is what counts (runc).
+    device.mode = static_cast<uint32_t>(entry.Int("fileMode", 0666, 0, 0177777)) & 07777;
     device.uid = static_cast<uint32_t>(entry.Int("uid", 0, 0, kIdMax));
     device.gid = static_cast<uint32_t>(entry.Int("gid", 0, 0, kIdMax));
     spec.devices.push_back(std::move(device));

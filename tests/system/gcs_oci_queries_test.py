@@ -125,6 +125,7 @@ def update(oci, _):
         bad(oci("update", "-r", "-", name, stdin=b'{"memory": {"limit": "1"}}'), "memory.limit")
         bad(oci("update", "-r", "/no/such/file", name), "/no/such/file")
         bad(oci("update", "--memory", "12x", name), "12x")
+        bad(oci("update", "--cpu-quota", "0x5", name), "0x5")
         if machine.view == "v2":
             for flags, controller in ((["--memory", "64m"], "memory"), (["--pids-limit", "9"], "pids")):
                 if controller not in machine.controllers():

@@ -4,6 +4,7 @@
 #include <sys/prctl.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <ctime>
 #include <functional>
 #include <iostream>
@@ -70,6 +71,14 @@ void AddId(CLI::App& command, std::string& id) {
   command.add_option("container-id", id, "name of the container")->required();
 }
 
+int64_t ParseNumber(const std::string& text) {
+  int64_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, number);
+  if (parsed.ec != std::errc() || parsed.ptr != end) throw CLI::ValidationError(text, "is no number");
+  return number;
+}
+
 // "1.5g" and the like are podman's business: here a number of bytes, or one with k, m or g.
 int64_t ParseBytes(const std::string& text) {
   if (text == "-1") return -1;
@@ -98,8 +107,12 @@ void AddUpdate(CLI::App& app, const Global& global, Action& action) {
   AddId(*command, update->id);
   command->add_option("-r,--resources", update->file, "file with a resources object; -: standard input");
   const auto number = [&](const char* flag, const char* group, const char* key, const char* text) {
-    command->add_option_function<int64_t>(
-        flag, [update, group, key](int64_t value) { update->resources[group][key] = value; }, text);
+    command->add_option_function<std::string>(
+        flag,
+        [update, group, key](const std::string& value) {
+          update->resources[group][key] = ParseNumber(value);
+        },
+        text);
   };
   const auto bytes = [&](const char* flag, const char* key, const char* text) {
     command->add_option_function<std::string>(
