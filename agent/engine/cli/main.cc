@@ -4,6 +4,7 @@
 #include <sys/prctl.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <charconv>
 #include <ctime>
 #include <functional>
@@ -101,45 +102,55 @@ int64_t ParseBytes(const std::string& text) {
   return number << shift;
 }
 
+enum class Value : uint8_t { kNumber, kBytes, kText };
+
+// A flag of update and where its value goes in the resources object.
+struct UpdateFlag {
+  const char* flag;
+  const char* group;
+  const char* key;
+  Value value;
+  const char* text;
+};
+constexpr UpdateFlag kUpdateFlags[] = {
+    {"--blkio-weight", "blockIO", "weight", Value::kNumber, "share of the disks' time, 10 to 1000"},
+    {"--cpu-period", "cpu", "period", Value::kNumber, "microseconds"},
+    {"--cpu-quota", "cpu", "quota", Value::kNumber, "microseconds in each period"},
+    {"--cpu-burst", "cpu", "burst", Value::kNumber, "microseconds"},
+    {"--cpu-share", "cpu", "shares", Value::kNumber, "relative weight"},
+    {"--cpu-rt-period", "cpu", "realtimePeriod", Value::kNumber, "microseconds"},
+    {"--cpu-rt-runtime", "cpu", "realtimeRuntime", Value::kNumber, "microseconds"},
+    {"--cpu-idle", "cpu", "idle", Value::kNumber, "0 or 1"},
+    {"--cpuset-cpus", "cpu", "cpus", Value::kText, "list of processors"},
+    {"--cpuset-mems", "cpu", "mems", Value::kText, "list of memory nodes"},
+    {"--memory", "memory", "limit", Value::kBytes, "bytes"},
+    {"--memory-reservation", "memory", "reservation", Value::kBytes, "bytes"},
+    {"--memory-swap", "memory", "swap", Value::kBytes, "bytes of memory and swap; -1: no limit"},
+    {"--pids-limit", "pids", "limit", Value::kNumber, "-1: no limit"},
+};
+
+Json ParseValue(Value value, const std::string& text) {
+  if (value == Value::kText) return text;
+  return value == Value::kBytes ? ParseBytes(text) : ParseNumber(text);
+}
+
 void AddUpdate(CLI::App& app, const Global& global, Action& action) {
   auto* command = app.add_subcommand("update", "change limits of a container");
   auto update = std::make_shared<UpdateCommand>();
   AddId(*command, update->id);
   command->add_option("-r,--resources", update->file, "file with a resources object; -: standard input");
-  const auto number = [&](const char* flag, const char* group, const char* key, const char* text) {
-    command->add_option_function<std::string>(
-        flag,
-        [update, group, key](const std::string& value) {
-          update->resources[group][key] = ParseNumber(value);
-        },
-        text);
-  };
-  const auto bytes = [&](const char* flag, const char* key, const char* text) {
-    command->add_option_function<std::string>(
-        flag,
-        [update, key](const std::string& value) { update->resources["memory"][key] = ParseBytes(value); },
-        text);
-  };
-  const auto list = [&](const char* flag, const char* key, const char* text) {
-    command->add_option_function<std::string>(
-        flag, [update, key](const std::string& value) { update->resources["cpu"][key] = value; }, text);
-  };
-  number("--blkio-weight", "blockIO", "weight", "share of the disks' time, 10 to 1000");
-  number("--cpu-period", "cpu", "period", "microseconds");
-  number("--cpu-quota", "cpu", "quota", "microseconds in each period");
-  number("--cpu-burst", "cpu", "burst", "microseconds");
-  number("--cpu-share", "cpu", "shares", "relative weight");
-  number("--cpu-rt-period", "cpu", "realtimePeriod", "microseconds");
-  number("--cpu-rt-runtime", "cpu", "realtimeRuntime", "microseconds");
-  number("--cpu-idle", "cpu", "idle", "0 or 1");
-  list("--cpuset-cpus", "cpus", "list of processors");
-  list("--cpuset-mems", "mems", "list of memory nodes");
-  bytes("--memory", "limit", "bytes");
-  bytes("--memory-reservation", "reservation", "bytes");
-  bytes("--memory-swap", "swap", "bytes of memory and swap; -1: no limit");
-  number("--pids-limit", "pids", "limit", "-1: no limit");
-  command->callback(
-      [&action, &global, update] { action = [&global, update] { return Update(global, *update); }; });
+  using Texts = std::array<std::optional<std::string>, std::size(kUpdateFlags)>;
+  auto texts = std::make_shared<Texts>();
+  for (size_t i = 0; i < texts->size(); ++i) {
+    command->add_option(kUpdateFlags[i].flag, (*texts)[i], kUpdateFlags[i].text);
+  }
+  command->callback([&action, &global, update, texts] {
+    for (size_t i = 0; i < texts->size(); ++i) {
+      const UpdateFlag& flag = kUpdateFlags[i];
+      if ((*texts)[i]) update->resources[flag.group][flag.key] = ParseValue(flag.value, *(*texts)[i]);
+    }
+    action = [&global, update] { return Update(global, *update); };
+  });
 }
 
 void AddExec(CLI::App& app, const Global& global, Action& action) {
