@@ -185,8 +185,11 @@ const char* CheckPlan(const char* block, size_t size, int fd_count) noexcept {
     check.Descriptor(fd);
   }
   if (!check.ok || header.sync_fd != kFdSync) return "header";
-  if ((header.flags & kPlanHolder) != 0) return (header.flags & kPlanStaged) != 0 ? nullptr : "flags";
-  if ((header.flags & kPlanExec) != 0 ? header.target_fd < 0 : header.root_fd < 0) return "root or target";
+  const bool holder = (header.flags & kPlanHolder) != 0;
+  if (holder && (header.flags & kPlanStaged) == 0) return "flags";
+  const bool exec = (header.flags & kPlanExec) != 0;
+  // A holder has neither root nor program.
+  if (!holder && (exec ? header.target_fd : header.root_fd) < 0) return "root or target";
   if (header.last_cap > 63) return "last capability";
   constexpr uint64_t kCloned =
       CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET;
@@ -260,6 +263,7 @@ const char* CheckPlan(const char* block, size_t size, int fd_count) noexcept {
     if (filters[i].code.count > BPF_MAXINSNS) check.ok = false;
   }
   if (!check.ok) return "seccomp";
+  if (holder && header.args.count == 0 && header.env.count == 0) return nullptr;
   check.Slots(header.args, 1);
   check.Slots(header.env, 2);
   if (!check.ok || header.args.count < 2) return "args or env";

@@ -29,11 +29,15 @@ struct Walk {
 void WalkPlan(const char* block) {
   const Walk walk{block};
   const auto& plan = *reinterpret_cast<const PlanHeader*>(block);
-  for (const StringRef ref : {plan.hostname, plan.domainname, plan.cwd, plan.keyring}) walk.Text(ref);
+  for (const StringRef ref : {plan.hostname, plan.domainname, plan.cwd, plan.keyring, plan.apparmor,
+                              plan.selinux, plan.runtime_root, plan.state_before, plan.state_after}) {
+    walk.Text(ref);
+  }
   for (uint32_t i = 0; i < plan.mounts.count; ++i) {
     const auto& mount = walk.Items<gcs::engine::PlanMount>(plan.mounts)[i];
     walk.Text(mount.target);
     walk.Text(mount.fs_type);
+    walk.Text(mount.link);
     for (uint32_t j = 0; j < mount.options.count; ++j) {
       walk.Text(walk.Items<gcs::engine::PlanOption>(mount.options)[j].key);
       walk.Text(walk.Items<gcs::engine::PlanOption>(mount.options)[j].value);
@@ -54,6 +58,24 @@ void WalkPlan(const char* block) {
   for (uint32_t i = 0; i < plan.seccomp.count; ++i) {
     const ArrayRef code = walk.Items<gcs::engine::PlanSeccomp>(plan.seccomp)[i].code;
     for (uint32_t j = 0; j < code.count; ++j) g_sum += walk.Items<sock_filter>(code)[j].k;
+  }
+  for (const ArrayRef words : {plan.memory_nodes, plan.initial_affinity, plan.final_affinity}) {
+    for (uint32_t i = 0; i < words.count; ++i) g_sum += walk.Items<uint64_t>(words)[i];
+  }
+  for (uint32_t i = 0; i < plan.scheduler.count; ++i) {
+    g_sum += walk.Items<gcs::engine::PlanScheduler>(plan.scheduler)[i].period;
+  }
+  for (uint32_t i = 0; i < plan.preserved.count; ++i) g_sum += walk.Items<int32_t>(plan.preserved)[i];
+  for (const ArrayRef hooks : {plan.create_hooks, plan.start_hooks}) {
+    for (uint32_t i = 0; i < hooks.count; ++i) {
+      const auto& hook = walk.Items<gcs::engine::PlanHook>(hooks)[i];
+      walk.Text(hook.path);
+      for (const ArrayRef slots : {hook.args, hook.env}) {
+        for (uint32_t j = 0; j + 1 < slots.count; ++j) {
+          walk.Text(static_cast<StringRef>(walk.Items<uint64_t>(slots)[j]));
+        }
+      }
+    }
   }
   for (uint32_t i = 0; i + 1 < plan.args.count; ++i)
     walk.Text(static_cast<StringRef>(walk.Items<uint64_t>(plan.args)[i]));
