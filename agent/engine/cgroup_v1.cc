@@ -79,7 +79,11 @@ class CgroupV1 final : public Cgroup {
  public:
   CgroupV1(std::string path, std::vector<Directory> directories)
       : Cgroup(std::move(path)), directories_(std::move(directories)) {}
-  void Adopt() { devices_.Adopt(); }
+  // It has been made by another process: to be removed as if by this one.
+  void Adopt() {
+    devices_.Adopt();
+    for (Directory& directory : directories_) directory.made = {path_.substr(1)};
+  }
 
   [[nodiscard]] int fd() const override { return -1; }
   [[nodiscard]] int DirectoryOf(size_t index) const override { return directories_[index].fd.get(); }
@@ -409,16 +413,19 @@ class RootV1 final : public CgroupRoot {
   Result<std::unique_ptr<Cgroup>> Find(const std::string& path) override {
     const std::string clean = CleanPath(path);
     if (clean == "/") return MakeError(EINVAL, "find cgroup", path, "is the root");
-    return Open(clean, [&](const CgroupHierarchy&, int root, std::vector<std::string>& made) {
-      auto found = base::OpenFileAt(root, clean.substr(1), O_RDONLY | O_DIRECTORY);
-      if (found) made = {clean.substr(1)};
-      return found;
-    });
+    // Nothing is `made` until all is found: it would be removed if the rest is just being made by another
+    // process.
+    GCS_ASSIGN(std::unique_ptr<CgroupV1> found,
+               Open(clean, [&](const CgroupHierarchy&, int root, std::vector<std::string>&) {
+                 return base::OpenFileAt(root, clean.substr(1), O_RDONLY | O_DIRECTORY);
+               }));
+    found->Adopt();
+    return found;
   }
 
  private:
   template <typename OpenOne>
-  Result<std::unique_ptr<Cgroup>> Open(const std::string& clean, OpenOne open_one) {
+  Result<std::unique_ptr<CgroupV1>> Open(const std::string& clean, OpenOne open_one) {
     std::vector<Directory> directories;
     for (size_t i = 0; i < hierarchies_.size(); ++i) {
       Directory directory{.hierarchy = &hierarchies_[i],

@@ -42,7 +42,7 @@ def states(runtime):
     act("resume", name)
     act("resume", name)
     pid = runtime.state(name)["pid"]
-    act("kill", name, "KILL")
+    good(runtime("kill", name, "KILL"))
     until("its end", lambda: not alive(pid))
     act("state", name)
     for words in (("kill", name), ("start", name), ("pause", name), ("resume", name), ("exec", name, "true"), ("ps", name)):

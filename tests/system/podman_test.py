@@ -146,16 +146,21 @@ def cgroup_files(podman, *words):
                 if container in path and not [below for below in names if container in below]:
                     with open(os.path.join(path, file), encoding="ascii") as text:
                         done[controller] = text.read().strip()
-        stats = podman("stats", "--no-stream", "--format", "json", name)
-        assert stats.code == 0, stats
-        row = json.loads(stats.out)[0]
-        return done, sorted(row), row["pids"], row["mem_usage"].split("/")[1].strip()
+
+        def stats():
+            told = podman("stats", "--no-stream", "--format", "json", name)
+            assert told.code == 0, told
+            return json.loads(told.out)[0]
+
+        # Two for a moment: runc's own process is still at its end.
+        row = until("one process", lambda: (now := stats())["pids"] == "1" and now)
+        return done, sorted(row), row["mem_usage"].split("/")[1].strip()
 
 
 @case("--memory, --cpus, --pids-limit, and stats")
 def limits(oci, runc):
-    files, _, pids, memory = same(oci, runc, cgroup_files, "--memory", "64m", "--cpus", "0.5", "--pids-limit", "33", IMAGE, "sleep", "1000")
-    assert files == {"memory": str(64 << 20), "pids": "33", "cpu": "50000"} and pids == "1" and memory == "67.11MB", (files, pids, memory)
+    files, _, memory = same(oci, runc, cgroup_files, "--memory", "64m", "--cpus", "0.5", "--pids-limit", "33", IMAGE, "sleep", "1000")
+    assert files == {"memory": str(64 << 20), "pids": "33", "cpu": "50000"} and memory == "67.11MB", (files, memory)
 
 
 @case("--device, --tmpfs, --read-only, --volume, --cap-drop, --sysctl")

@@ -48,6 +48,15 @@ TEST_CASE("unknown keys are ignored, every 1.x version is accepted") {
   }
 }
 
+TEST_CASE("a device's fileMode may have the file type in it, as podman and containerd write it") {
+  Json config = Minimal();
+  config["linux"]["devices"] = {
+      {{"path", "/dev/x"}, {"type", "c"}, {"major", 1}, {"minor", 3}, {"fileMode", 020640}}};
+  const auto spec = ParseSpec(config.dump());
+  REQUIRE_MESSAGE(spec, spec.error().ToString());
+  CHECK(spec->devices.at(0).mode == 0640);
+}
+
 TEST_CASE("bad values are refused with their JSON path") {
   struct Row {
     const char* pointer;  // what is set

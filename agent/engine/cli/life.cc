@@ -148,11 +148,18 @@ Result<Made> MakeContainer(const Global& global, const CreateCommand& command, b
   return Made{std::move(store), std::move(engine), std::move(*container), std::move(console)};
 }
 
-Result<> Remove(Store& store, engine::EngineContainer& container) {
+Result<> Remove(Loaded& loaded) {
+  engine::EngineContainer& container = loaded.container;
+  if (container.cgroup == nullptr) {
+    // A create that was killed may have made it in some v1 hierarchies only: what is whole can be removed.
+    if (loaded.cgroups->Create(loaded.record.cgroup_path)) {
+      GCS_ASSIGN(container.cgroup, loaded.cgroups->Find(loaded.record.cgroup_path));
+    }
+  }
   if (container.cgroup != nullptr) {
     GCS_TRY(engine::Engine::Destroy(container, Deadline(kTearDownSeconds)));
   }
-  return store.Remove();
+  return loaded.store.Remove();
 }
 
 }  // namespace
@@ -173,8 +180,7 @@ Result<int> Run(const Global& global, const CreateCommand& command) {
     auto loaded = Load(global, command.id, Access::kChange);
     if (!loaded && loaded.error().err == ENOENT) return;
     if (loaded && loaded->record.pid != pid) return;
-    auto removed = loaded ? Remove(loaded->store, loaded->container)
-                          : Result<>(std::unexpected(std::move(loaded).error()));
+    auto removed = loaded ? Remove(*loaded) : Result<>(std::unexpected(std::move(loaded).error()));
     if (!removed) base::LogError("remove container", removed.error());
   };
   auto started = engine::Engine::Start(made.container, made.container.init, Deadline(kCreateSeconds));
@@ -262,7 +268,7 @@ Result<int> Delete(const Global& global, const std::string& id, bool force) {
         EBUSY, "delete container", id,
         "cannot delete container that is not stopped: " + std::string(StatusName(loaded->status)));
   }
-  GCS_TRY(Remove(loaded->store, loaded->container));
+  GCS_TRY(Remove(*loaded));
   return 0;
 }
 

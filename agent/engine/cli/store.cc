@@ -28,9 +28,10 @@ using base::Result;
 namespace {
 
 constexpr char kSocket[] = "start.sock";
+constexpr char kLock[] = "lock";
 
 Result<Fd> LockDirectory(int dir, const std::string& path, int operation) {
-  GCS_ASSIGN(Fd lock, base::OpenFileAt(dir, "lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
+  GCS_ASSIGN(Fd lock, base::OpenFileAt(dir, kLock, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
   if (flock(lock.get(), operation) != 0) return ErrnoError("lock", path);
   return lock;
 }
@@ -135,9 +136,16 @@ Result<Record> Store::Load() const {
 Result<std::string> Store::Config() const { return base::ReadFileAt(dir_.get(), "config.json", 16 << 20); }
 
 Result<> Store::Remove() {
-  // The state first: without it the container is gone for everybody else.
-  for (const char* name : {"state.json", "config.json", kSocket, "lock"}) {
-    if (unlinkat(dir_.get(), name, 0) != 0 && errno != ENOENT) return ErrnoError("remove state", path_, name);
+  // The state first: without it the container is gone for everybody else. The lock last: up to then no other
+  // is made here.
+  std::vector<std::string> names{"state.json"};
+  for (std::string& name : base::ListDir(path_).value_or(names)) {
+    if (name != kLock) names.push_back(std::move(name));
+  }
+  names.emplace_back(kLock);
+  for (const std::string& name : names) {
+    if (unlinkat(dir_.get(), name.c_str(), 0) != 0 && errno != ENOENT)
+      return ErrnoError("remove state", path_, name);
   }
   // Another call may have removed it, or be making a new container there by now.
   if (unlinkat(AT_FDCWD, path_.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT && errno != ENOTEMPTY) {
