@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from oci_support import (GCS_OCI, RUNC, Machine, Runtime, Skip, alive, bad, case, good, in_views, read, run_cases, until, write)
+from oci_support import (GCS_OCI, RUNC, Console, Machine, Runtime, Skip, alive, bad, case, good, in_views, read, run_cases, until, write)
 
 
 def keys(value, depth=9):
@@ -246,11 +246,14 @@ def features(oci, _):
     with open("/proc/self/status", encoding="ascii") as file:
         assert have == int(next(line for line in file if line.startswith("CapBnd")).split()[1], 16), done.out
     seccomp = linux["seccomp"]
-    profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": seccomp["archs"], "flags": seccomp["supportedFlags"],
+    listener = Console(oci.machine.path("seccomp-agent"))
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": listener.path, "architectures": seccomp["archs"], "flags": seccomp["supportedFlags"],
                "syscalls": [{"names": ["tuxcall"], "action": action} for action in seccomp["actions"] if action != "SCMP_ACT_ALLOW"] +
                            [{"names": ["personality"], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "value": 77, "valueTwo": 77, "op": operator}]}
                             for operator in seccomp["operators"]]}
     good(oci.run("true", change=lambda config: config["linux"].update(seccomp=profile)))
+    os.close(listener.receive())
+    os.unlink(listener.path)
     for namespace in linux["namespaces"]:
         assert os.path.exists("/proc/self/ns/" + {"mount": "mnt", "network": "net"}.get(namespace, namespace))
 
