@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -262,10 +263,18 @@ Result<> CgroupV1::Kill() {
   }
   // Frozen processes keep their numbers and fork no others. One that can't be frozen now is met again by
   // Remove.
-  if (freezer) [[maybe_unused]]
-    const auto frozen = Freeze(true, base::MonotonicNs() + kFreezeNs);
+  const bool frozen = freezer && Freeze(true, base::MonotonicNs() + kFreezeNs).has_value();
   GCS_ASSIGN(const std::vector<int> pids, Pids());
-  for (const int pid : pids) kill(pid, SIGKILL);
+  for (const int pid : pids) {
+    const Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    if (!pidfd.valid()) continue;
+    if (!frozen) {
+      // Still in here now that the pidfd holds it: not somebody else's with a reused number.
+      GCS_ASSIGN(const std::vector<int> again, Pids());
+      if (std::ranges::find(again, pid) == again.end()) continue;
+    }
+    syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0);
+  }
   return freezer ? Freeze(false, base::MonotonicNs() + kFreezeNs) : Result<>();
 }
 
