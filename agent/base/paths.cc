@@ -40,6 +40,12 @@ int OpenInRoot(int root, const char* path, int flags, mode_t mode) noexcept {
                       RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
 }
 
+int OpenEntry(int dir, const char* name, int flags) noexcept {
+  if (strchr(name, '/') != nullptr) return -EINVAL;
+  return OpenResolved(dir, name, static_cast<unsigned>(flags) | O_NOFOLLOW, 0,
+                      RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV);
+}
+
 namespace {
 
 // Longest chain of dangling links that is followed, as the kernel has it for links that exist.

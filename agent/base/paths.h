@@ -29,6 +29,8 @@ int MkdirAllInRoot(int root, const char* path, mode_t mode) noexcept;
 // Makes an empty regular file and its missing parents (0755); an existing object of any type but a directory
 // will do.
 int CreateFileInRoot(int root, const char* path, mode_t mode) noexcept;
+// The entry `name` of directory `dir` itself: no symbolic link, no mount point, not below another directory.
+int OpenEntry(int dir, const char* name, int flags) noexcept;
 // An O_PATH descriptor of the directory that holds the last component, which is put into `leaf` (NAME_MAX + 1
 // bytes); missing parents are made when `mkdir_mode` is not 0.
 int OpenParentInRoot(int root, const char* path, mode_t mkdir_mode, char* leaf) noexcept;

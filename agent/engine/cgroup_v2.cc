@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <mutex>
 #include <set>
 #include <sstream>
 
@@ -86,8 +87,8 @@ Result<> AwaitEvent(int dir, const std::string& path, std::string_view key, uint
 
 class CgroupV2 final : public Cgroup {
  public:
-  CgroupV2(Fd root, Fd fd, std::string path, std::vector<std::string> made)
-      : Cgroup(std::move(path)), root_(std::move(root)), fd_(std::move(fd)), made_(std::move(made)) {}
+  CgroupV2(std::shared_ptr<const Tree> tree, Fd fd, std::string path, std::vector<std::string> made)
+      : Cgroup(std::move(path)), tree_(std::move(tree)), fd_(std::move(fd)), made_(std::move(made)) {}
   void Adopt() { devices_.Adopt(); }
 
   [[nodiscard]] int fd() const override { return fd_.get(); }
@@ -121,28 +122,27 @@ class CgroupV2 final : public Cgroup {
   Result<> Write(const Resources& resources, bool restore);
   void RemoveParents();
 
-  Fd root_;
+  const std::shared_ptr<const Tree> tree_;
   Fd fd_;
   std::vector<std::string> made_;  // outermost first
   DeviceFilter devices_;
 };
 
-Result<std::unique_ptr<Cgroup>> CreateV2(const Tree& tree, const std::string& path) {
-  const std::string clean = CleanPath(path);
-  if (clean == "/") return MakeError(EINVAL, "make cgroup", path, "is the root");
-  Fd root_fd(fcntl(tree.fd.get(), F_DUPFD_CLOEXEC, 3));
-  Fd parent(fcntl(tree.fd.get(), F_DUPFD_CLOEXEC, 3));
-  if (!root_fd || !parent) return ErrnoError("dup", path);
+// `clean` from the root on: every directory of it that is missing is made, every one but the last has the
+// controllers.
+Result<std::unique_ptr<Cgroup>> CreateV2(const std::shared_ptr<const Tree>& tree, const std::string& clean) {
+  Fd parent(fcntl(tree->fd.get(), F_DUPFD_CLOEXEC, 3));
+  if (!parent) return ErrnoError("dup", clean);
   std::vector<std::string> made;
   const auto undo = [&](base::Error error) {
-    for (auto it = made.rbegin(); it != made.rend(); ++it) unlinkat(root_fd.get(), it->c_str(), AT_REMOVEDIR);
+    for (auto it = made.rbegin(); it != made.rend(); ++it) unlinkat(tree->fd.get(), it->c_str(), AT_REMOVEDIR);
     return std::unexpected(std::move(error));
   };
   for (size_t at = 1; at < clean.size();) {
     const size_t end = std::min(clean.find('/', at), clean.size());
     const std::string prefix = clean.substr(1, end - 1);
     const std::string name = clean.substr(at, end - at);
-    if (auto enabled = EnableControllers(tree, parent.get(), clean.substr(0, at - 1)); !enabled)
+    if (auto enabled = EnableControllers(*tree, parent.get(), clean.substr(0, at - 1)); !enabled)
       return undo(enabled.error());
     const bool fresh = mkdirat(parent.get(), name.c_str(), 0755) == 0;
     if (fresh) {
@@ -162,7 +162,7 @@ Result<std::unique_ptr<Cgroup>> CreateV2(const Tree& tree, const std::string& pa
     }
     at = end + 1;
   }
-  return std::make_unique<CgroupV2>(std::move(root_fd), std::move(parent), clean, std::move(made));
+  return std::make_unique<CgroupV2>(tree, std::move(parent), clean, std::move(made));
 }
 
 Result<> CgroupV2::Write(const Resources& resources, bool restore) {
@@ -192,7 +192,7 @@ Result<> CgroupV2::Freeze(bool frozen, int64_t deadline_ns) {
 }
 
 bool CgroupV2::RemoveIfEmpty() {
-  if (made_.empty() || unlinkat(root_.get(), made_.back().c_str(), AT_REMOVEDIR) != 0) return false;
+  if (made_.empty() || unlinkat(tree_->fd.get(), made_.back().c_str(), AT_REMOVEDIR) != 0) return false;
   RemoveParents();
   return true;
 }
@@ -200,7 +200,7 @@ bool CgroupV2::RemoveIfEmpty() {
 Result<> CgroupV2::Remove(int64_t deadline_ns) {
   GCS_TRY(AwaitEvent(fd_.get(), path_, "populated", 0, deadline_ns));
   if (made_.empty()) return {};
-  const int err = RemoveTree(root_.get(), made_.back().c_str(), kMaxCgroupDepth);
+  const int err = RemoveTree(tree_->fd.get(), made_.back().c_str(), kMaxCgroupDepth);
   if (err != 0) return MakeError(err, "remove cgroup", "/" + made_.back());
   RemoveParents();
   return {};
@@ -209,28 +209,79 @@ Result<> CgroupV2::Remove(int64_t deadline_ns) {
 void CgroupV2::RemoveParents() {
   // Those that others share by now stay.
   for (made_.pop_back(); !made_.empty(); made_.pop_back())
-    unlinkat(root_.get(), made_.back().c_str(), AT_REMOVEDIR);
+    unlinkat(tree_->fd.get(), made_.back().c_str(), AT_REMOVEDIR);
 }
 
 class RootV2 final : public CgroupRoot {
  public:
-  explicit RootV2(Tree tree) : tree_(std::move(tree)) {}
-  Result<std::unique_ptr<Cgroup>> Create(const std::string& path) override { return CreateV2(tree_, path); }
+  explicit RootV2(Tree tree) : tree_(std::make_shared<const Tree>(std::move(tree))) {}
+  Result<std::unique_ptr<Cgroup>> Create(const std::string& path) override;
   Result<std::unique_ptr<Cgroup>> Find(const std::string& path) override {
     const std::string clean = CleanPath(path);
     if (clean == "/") return MakeError(EINVAL, "find cgroup", path, "is the root");
-    GCS_ASSIGN(Fd fd, base::OpenFileAt(tree_.fd.get(), clean.substr(1), O_RDONLY | O_DIRECTORY));
-    Fd root(fcntl(tree_.fd.get(), F_DUPFD_CLOEXEC, 3));
-    if (!root) return ErrnoError("dup", path);
-    auto found = std::make_unique<CgroupV2>(std::move(root), std::move(fd), clean,
-                                            std::vector<std::string>{clean.substr(1)});
+    GCS_ASSIGN(Fd fd, base::OpenFileAt(tree_->fd.get(), clean.substr(1), O_RDONLY | O_DIRECTORY));
+    auto found =
+        std::make_unique<CgroupV2>(tree_, std::move(fd), clean, std::vector<std::string>{clean.substr(1)});
     found->Adopt();
     return found;
   }
 
  private:
-  const Tree tree_;
+  // Where the last container was made; the next one's place is mostly beside it.
+  struct Parent {
+    std::string path;
+    Fd fd;
+    Fd control;  // cgroup.subtree_control
+  };
+  Result<std::unique_ptr<Cgroup>> CreateBeside(const Parent& parent, const std::string& clean);
+
+  const std::shared_ptr<const Tree> tree_;
+  std::mutex mutex_;
+  std::shared_ptr<const Parent> last_;
 };
+
+Result<std::unique_ptr<Cgroup>> RootV2::Create(const std::string& path) {
+  const std::string clean = CleanPath(path);
+  if (clean == "/") return MakeError(EINVAL, "make cgroup", path, "is the root");
+  const std::string above = clean.substr(0, clean.rfind('/'));
+  std::shared_ptr<const Parent> last;
+  {
+    const std::lock_guard lock(mutex_);
+    last = last_;
+  }
+  if (last != nullptr && last->path == above) {
+    if (auto made = CreateBeside(*last, clean); made) return made;
+    // It may be gone, or somebody else's, or not empty: found out, and told, the long way.
+  }
+  GCS_ASSIGN(std::unique_ptr<Cgroup> made, CreateV2(tree_, clean));
+  auto parent = std::make_shared<Parent>(Parent{.path = above, .fd = {}, .control = {}});
+  auto fd = base::OpenFileAt(made->fd(), "..", O_RDONLY | O_DIRECTORY);
+  if (!fd) return made;
+  parent->fd = std::move(*fd);
+  auto control = base::OpenFileAt(parent->fd.get(), "cgroup.subtree_control", O_RDONLY);
+  if (!control) return made;
+  parent->control = std::move(*control);
+  const std::lock_guard lock(mutex_);
+  last_ = std::move(parent);
+  return made;
+}
+
+Result<std::unique_ptr<Cgroup>> RootV2::CreateBeside(const Parent& parent, const std::string& clean) {
+  char text[512];
+  const ssize_t length = pread(parent.control.get(), text, sizeof text, 0);
+  if (length < 0) return ErrnoError("read", parent.path + "/cgroup.subtree_control");
+  const auto on = Words(std::string(text, static_cast<size_t>(length)));
+  if (!std::ranges::all_of(tree_->controllers, [&](const std::string& word) { return on.contains(word); }))
+    return MakeError(ENOENT, "enable controllers", parent.path);
+  const std::string name = clean.substr(parent.path.size() + 1);
+  if (mkdirat(parent.fd.get(), name.c_str(), 0755) != 0) return ErrnoError("make cgroup", clean);
+  auto fd = base::OpenFileAt(parent.fd.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (!fd) {
+    unlinkat(parent.fd.get(), name.c_str(), AT_REMOVEDIR);
+    return std::unexpected(fd.error());
+  }
+  return std::make_unique<CgroupV2>(tree_, std::move(*fd), clean, std::vector<std::string>{clean.substr(1)});
+}
 
 }  // namespace
 

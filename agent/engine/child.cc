@@ -6,7 +6,6 @@
 #include <linux/capability.h>
 #include <linux/keyctl.h>
 #include <linux/openat2.h>
-#include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -22,6 +21,7 @@
 #include <cstring>
 
 #include "base/paths.h"
+#include "engine/loopback.h"
 
 namespace gcs::engine {
 
@@ -108,9 +108,11 @@ char** Child::Pointers(ArrayRef ref, uint32_t extra) const noexcept {
 
 void JoinNamespaces(const Child& child) noexcept {
   const auto* joins = child.Items<PlanJoin>(child.plan->joins);
+  const bool joins_container = (child.plan->flags & (kPlanExec | kPlanStaged)) != 0;
   for (uint32_t i = 0; i < child.plan->joins.count; ++i) {
     child.Must(setns(child.fds[joins[i].fd], joins[i].flag), Step::kJoin, i);
-    close(child.fds[joins[i].fd]);
+    // Before there is anybody who could look (CVE-2016-9962).
+    if (joins_container) close(child.fds[joins[i].fd]);
   }
   if (child.plan->join_flags != 0) {
     child.Must(setns(child.fds[child.plan->target_fd], static_cast<int>(child.plan->join_flags)),
@@ -194,15 +196,6 @@ void StartSession(const Child& child) noexcept {
   }
 }
 
-void SetLoopbackUp(const Child& child) noexcept {
-  const int fd = child.Must(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), Step::kLoopback);
-  ifreq request{};
-  memcpy(request.ifr_name, "lo", 3);
-  request.ifr_flags = IFF_UP | IFF_RUNNING;
-  child.Must(ioctl(fd, SIOCSIFFLAGS, &request), Step::kLoopback);
-  close(fd);
-}
-
 void SetRlimits(const Child& child) noexcept {
   const auto* limits = child.Items<PlanRlimit>(child.plan->rlimits);
   for (uint32_t i = 0; i < child.plan->rlimits.count; ++i) {
@@ -247,15 +240,18 @@ void SetUser(const Child& child) noexcept {
     if ((plan.bounding >> cap & 1) == 0)
       child.Must(prctl(PR_CAPBSET_DROP, cap, 0, 0, 0), Step::kBounding, cap);
   }
+  const bool user_namespace = (plan.flags & kPlanUserNamespace) != 0;
   if (plan.uid != 0) child.Must(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), Step::kUser);
-  // Raw system calls: glibc's wrappers would look for other threads to change.
-  const long groups = syscall(SYS_setgroups, plan.groups.count, child.Items<gid_t>(plan.groups));
-  // A user namespace that somebody else made may forbid it (user_namespaces(7), "setgroups"); the zygote has
-  // no groups that could be left.
-  const bool forbidden = groups < 0 && errno == EPERM && (plan.flags & kPlanUserNamespace) != 0;
-  if (!forbidden || plan.groups.count != 0) child.Must(groups, Step::kGroups);
-  child.Must(syscall(SYS_setresgid, plan.gid, plan.gid, plan.gid), Step::kUser);
-  child.Must(syscall(SYS_setresuid, plan.uid, plan.uid, plan.uid), Step::kUser);
+  // The zygote is root without groups.
+  if (plan.uid != 0 || plan.gid != 0 || plan.groups.count != 0 || user_namespace) {
+    // Raw system calls: glibc's wrappers would look for other threads to change.
+    const long groups = syscall(SYS_setgroups, plan.groups.count, child.Items<gid_t>(plan.groups));
+    // A user namespace that somebody else made may forbid it (user_namespaces(7), "setgroups").
+    const bool forbidden = groups < 0 && errno == EPERM && user_namespace;
+    if (!forbidden || plan.groups.count != 0) child.Must(groups, Step::kGroups);
+    child.Must(syscall(SYS_setresgid, plan.gid, plan.gid, plan.gid), Step::kUser);
+    child.Must(syscall(SYS_setresuid, plan.uid, plan.uid, plan.uid), Step::kUser);
+  }
 
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct data[2];
@@ -265,7 +261,6 @@ void SetUser(const Child& child) noexcept {
     data[half].inheritable = static_cast<uint32_t>(plan.inheritable >> (32 * half));
   }
   child.Must(syscall(SYS_capset, &header, data), Step::kCapabilities);
-  child.Must(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), Step::kCapabilities);
   for (uint32_t cap = 0; cap <= plan.last_cap; ++cap) {
     if ((plan.ambient >> cap & 1) != 0) {
       child.Must(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0), Step::kCapabilities, cap);
@@ -277,7 +272,7 @@ void SetUser(const Child& child) noexcept {
 // A missing working directory is made, as runc does, while there is still the right to.
 void PrepareCwd(const Child& child) noexcept {
   const char* cwd = child.Text(child.plan->cwd);
-  if (chdir(cwd) == 0 || errno != ENOENT) return;
+  if (strcmp(cwd, "/") == 0 || chdir(cwd) == 0 || errno != ENOENT) return;
   const int root = child.Must(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kCwd);
   const int dir = child.MustResult(base::MkdirAllInRoot(root, cwd, 0755), Step::kCwd);
   close(dir);
@@ -285,7 +280,9 @@ void PrepareCwd(const Child& child) noexcept {
 }
 
 void EnterCwd(const Child& child) noexcept {
-  child.Must(chdir(child.Text(child.plan->cwd)), Step::kCwd);
+  const char* cwd = child.Text(child.plan->cwd);
+  child.Must(chdir(cwd), Step::kCwd);
+  if (strcmp(cwd, "/") == 0) return;
   // A directory outside the root (a leaked descriptor below /proc/self/fd) has no path here: CVE-2024-21626.
   char path[PATH_MAX];
   const long length = syscall(SYS_getcwd, path, sizeof path);
@@ -385,8 +382,10 @@ const char* FindProgram(const Child& child, const char* name, char** env, char* 
 void ArrangeDescriptors(Child& child) noexcept {
   const auto* preserved = child.Items<int32_t>(child.plan->preserved);
   const int kept = static_cast<int>(child.plan->preserved.count);
+  const bool hooks = child.plan->start_hooks.count != 0;
+  const bool listens = child.plan->listener_fd >= 0;
   const int own = 3 + kept;
-  const int end = own + 3;
+  const int end = own + 1 + (hooks ? 1 : 0) + (listens ? 1 : 0);
   // A source below `end` may be in another one's way.
   const auto aside = [&](int fd) {
     return fd >= end ? fd : child.Must(fcntl(fd, F_DUPFD_CLOEXEC, end), Step::kStdio);
@@ -398,8 +397,6 @@ void ArrangeDescriptors(Child& child) noexcept {
   // The plan's memory is ours: the numbers that count from here on.
   auto* moved = const_cast<int32_t*>(preserved);
   for (int i = 0; i < kept; ++i) moved[i] = aside(child.fds[preserved[i]]);
-  const bool hooks = child.plan->start_hooks.count != 0;
-  const bool listens = child.plan->listener_fd >= 0;
   const int null = hooks ? aside(child.null) : -1;
   const int listener = listens ? aside(child.fds[child.plan->listener_fd]) : -1;
   const int sync = aside(child.sync);
@@ -426,12 +423,11 @@ void ArrangeDescriptors(Child& child) noexcept {
 
 }  // namespace
 
-void RunChild(char* block, const int* fds) noexcept {
+void RunChild(char* block, std::span<const int> fds) noexcept {
   const auto* plan = reinterpret_cast<const PlanHeader*>(block);
   Child child{.block = block, .plan = plan, .fds = fds, .sync = fds[plan->sync_fd]};
   const bool exec = (plan->flags & kPlanExec) != 0;
   const bool no_new_privileges = (plan->flags & kPlanNoNewPrivileges) != 0;
-  umask(0);
 
   if ((plan->flags & kPlanAwaitCgroup) != 0) child.AwaitDaemon();
   JoinNamespaces(child);
@@ -444,7 +440,7 @@ void RunChild(char* block, const int* fds) noexcept {
   } else if ((plan->flags & kPlanTerminal) != 0) {
     OpenConsole(child, child.Must(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kConsole));
   }
-  if ((plan->flags & kPlanLoopbackUp) != 0) SetLoopbackUp(child);
+  if ((plan->flags & kPlanLoopbackUp) != 0) child.MustResult(SetLoopbackUp(), Step::kLoopback);
   SetScheduling(child);
   SetRlimits(child);
   SetLabels(child);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
+
 #include "engine/plan.h"
 
 namespace gcs::engine {
@@ -9,24 +11,37 @@ namespace gcs::engine {
 // Allocates nothing, takes no lock, uses no thread-local but errno. `block` is a checked plan, writable and
 // private to this process; `fds` are its descriptors, all above 2 and close-on-exec. Failures go to the sync
 // socket as a ReportMessage.
-[[noreturn]] void RunChild(char* block, const int* fds) noexcept;
+[[noreturn]] void RunChild(char* block, std::span<const int> fds) noexcept;
 
 // Sends `report`, with a copy of `fd` unless that is -1; `flags` go to sendmsg(2). False: the daemon has
 // closed its end.
 bool SendReport(int sync, const ReportMessage& report, int fd, int flags) noexcept;
 
+// The directory that was made or found last: what a plan puts into the root comes in runs (/dev/pts, /dev/shm,
+// /dev/null, ...), and each look-up from the root costs as much as the thing itself.
+struct LastDirectory {
+  const char* path = "";  // with the leaf; `length` bytes of it are the directory's, slash included
+  size_t length = 0;
+  int fd = -1;
+};
+
 // What the parts of the child share.
 struct Child {
   char* block;
   const PlanHeader* plan;
-  const int* fds;
+  std::span<const int> fds;
   int sync;
   int zygote_root = -1;  // the zygote's own tiny root: "null", "empty"
   int root = -1;         // the container's root directory
   int terminal = -1;     // pty peer
   int null = -1;         // the null device, when there are hooks
   int listener = -1;
+  // Descriptors from here up are of the step in hand: see CloseTemporaries.
+  int temporaries = 0;
+  LastDirectory last;
 
+  // Closes what the steps so far have left open, all with one system call.
+  void CloseTemporaries() noexcept;
   [[nodiscard]] const char* Text(StringRef ref) const { return block + ref; }
   template <typename T>
   [[nodiscard]] T* Items(ArrayRef ref) const {

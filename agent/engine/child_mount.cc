@@ -11,6 +11,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdio>
 #include <cstring>
@@ -43,6 +44,9 @@ constexpr char kRootPoint[] = "/root";
 // Those of a user namespace's procfs and sysfs of the VM, and of its device nodes.
 constexpr const char* kVisiblePoints[] = {"proc", "sys"};
 constexpr char kDevicesPoint[] = "dev";
+
+// Between two calls of CloseTemporaries: each mount takes up to four descriptors.
+constexpr uint32_t kMountsAtOnce = 16;
 
 int OpenTree(int dir, const char* path, unsigned flags) noexcept {
   return static_cast<int>(syscall(SYS_open_tree, dir, path, flags | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
@@ -77,7 +81,8 @@ void AttachRoot(Child& child) noexcept {
   }
   child.Must(syscall(SYS_move_mount, child.fds[plan.root_fd], "", AT_FDCWD, point, MOVE_MOUNT_F_EMPTY_PATH),
              Step::kAttachRoot);
-  child.root = child.Must(open(point, O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kAttachRoot);
+  child.root = child.fds[plan.root_fd];
+  child.temporaries = std::max({child.zygote_root, child.null, *std::ranges::max_element(child.fds)}) + 1;
   for (size_t i = 0; i < std::size(kVisiblePoints); ++i) {
     if (plan.visible_fds[i] < 0) continue;
     child.Must(syscall(SYS_move_mount, child.fds[plan.visible_fds[i]], "", child.zygote_root,
@@ -86,36 +91,96 @@ void AttachRoot(Child& child) noexcept {
   }
 }
 
-// procfs and sysfs go on a real directory only: through a symbolic link of the image, labels and sysctls
-// could be written to files of its choice (CVE-2023-27561).
-int OpenRealDirectory(int root, const char* path) noexcept {
-  char leaf[NAME_MAX + 1];
-  const int parent = base::OpenParentInRoot(root, path, 0755, leaf);
-  if (parent < 0) return parent;
-  int fd = -1;
-  if (mkdirat(parent, leaf, 0755) == 0 || errno == EEXIST) {
-    fd = openat(parent, leaf, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  }
-  const int err = errno;
-  close(parent);
-  return fd >= 0 ? fd : -err;
+size_t DirectoryLength(const char* path) noexcept {
+  const char* slash = strrchr(path, '/');
+  return slash == nullptr ? 0 : static_cast<size_t>(slash - path) + 1;
 }
 
-int OpenTarget(const Child& child, const PlanMount& mount, bool directory) noexcept {
-  const char* path = child.Text(mount.target);
-  const char* type = mount.fs_type != 0 ? child.Text(mount.fs_type) : "";
-  if (strcmp(type, "proc") == 0 || strcmp(type, "sysfs") == 0) return OpenRealDirectory(child.root, path);
-  const int fd = directory ? base::MkdirAllInRoot(child.root, path, 0755)
-                           : base::CreateFileInRoot(child.root, path, 0644);
-  if (fd < 0) return fd;
-  // A link into a mounted procfs would get round the compiler's check of destinations below /proc.
+bool InLastDirectory(const Child& child, const char* path) noexcept {
+  const LastDirectory& last = child.last;
+  return last.fd >= 0 && DirectoryLength(path) == last.length && memcmp(path, last.path, last.length) == 0;
+}
+
+// The directory of `path`, made if missing; the name in it goes to `leaf` (NAME_MAX + 1 bytes). The
+// descriptor is not the caller's. -errno.
+int OpenParent(Child& child, const char* path, char* leaf) noexcept {
+  const size_t length = DirectoryLength(path);
+  const char* name = path + length;
+  const bool plain =
+      *name != '\0' && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && strlen(name) <= NAME_MAX;
+  const bool top = strspn(path, "/") == length;
+  if (plain && (top || InLastDirectory(child, path))) {
+    memcpy(leaf, name, strlen(name) + 1);
+    return top ? child.root : child.last.fd;
+  }
+  const int fd = base::OpenParentInRoot(child.root, path, 0755, leaf);
+  child.last = {};
+  if (fd >= 0 && plain) child.last = {.path = path, .length = length, .fd = fd};
+  return fd;
+}
+
+// procfs and sysfs go on a real directory only: through a symbolic link of the image, labels and sysctls
+// could be written to files of its choice (CVE-2023-27561).
+int OpenRealDirectory(Child& child, const char* path) noexcept {
+  char leaf[NAME_MAX + 1];
+  const int parent = OpenParent(child, path, leaf);
+  if (parent < 0) return parent;
+  constexpr int kFlags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+  int fd = openat(parent, leaf, kFlags);
+  if (fd < 0 && errno == ENOENT && (mkdirat(parent, leaf, 0755) == 0 || errno == EEXIST)) {
+    fd = openat(parent, leaf, kFlags);
+  }
+  return fd >= 0 ? fd : -errno;
+}
+
+// A link into a mounted procfs would get round the compiler's check of destinations below /proc. 0 or -errno.
+int RefuseProcfs(int fd, const char* path) noexcept {
   struct statfs fs;
   if (fstatfs(fd, &fs) != 0) return -errno;
-  if (fs.f_type == PROC_SUPER_MAGIC && strncmp(path, "/proc/", 6) != 0) {
-    close(fd);
-    return -EPERM;
+  return fs.f_type == PROC_SUPER_MAGIC && strncmp(path, "/proc/", 6) != 0 ? -EPERM : 0;
+}
+
+// A directory in one that is at hand, where there is nothing more to it: no link, no mount. -errno otherwise.
+int OpenNearby(Child& child, const char* path) noexcept {
+  const bool known = InLastDirectory(child, path);
+  char leaf[NAME_MAX + 1];
+  const int parent = OpenParent(child, path, leaf);
+  if (parent < 0) return parent;
+  if (const int err = known ? 0 : RefuseProcfs(parent, path); err != 0) return err;
+  // Whether it worked or there was no need is seen by opening it.
+  mkdirat(parent, leaf, 0755);
+  return base::OpenEntry(parent, leaf, O_PATH | O_DIRECTORY);
+}
+
+// Where a mount goes; what is missing is made. The descriptor is a temporary.
+int OpenTarget(Child& child, const PlanMount& mount, bool directory) noexcept {
+  const char* path = child.Text(mount.target);
+  const char* type = mount.fs_type != 0 ? child.Text(mount.fs_type) : "";
+  if (strcmp(type, "proc") == 0 || strcmp(type, "sysfs") == 0) {
+    const int fd = OpenRealDirectory(child, path);
+    child.last = {};
+    return fd;
   }
-  return fd;
+  int fd = -ENOENT;
+  if (directory) {
+    if (path[strspn(path, "/")] != '\0' && DirectoryLength(path) == strspn(path, "/")) {
+      // On the root's own mount, so in no other file system.
+      fd = base::OpenEntry(child.root, path + strspn(path, "/"), O_PATH | O_DIRECTORY);
+      child.last = {};
+      if (fd >= 0) return fd;
+    }
+    if (!InLastDirectory(child, path)) fd = base::OpenInRoot(child.root, path, O_PATH | O_DIRECTORY);
+    if (fd == -ENOENT) fd = OpenNearby(child, path);
+    if (fd >= 0 && InLastDirectory(child, path)) return fd;
+    if (fd < 0) fd = base::MkdirAllInRoot(child.root, path, 0755);
+  } else {
+    fd = base::CreateFileInRoot(child.root, path, 0644);
+  }
+  // What is mounted there may hide the directory that was at hand.
+  child.last = {};
+  if (fd < 0) return fd;
+  const int err = RefuseProcfs(fd, path);
+  return err == 0 ? fd : err;
 }
 
 void SetOptions(const Child& child, const PlanMount& mount, int context) noexcept {
@@ -137,14 +202,18 @@ bool HasOption(const Child& child, const PlanMount& mount, const char* key) noex
   return false;
 }
 
+// A tmpfs without a mode is like the directory that it covers, as runc has it; images rely on that for /tmp.
+bool TakesModeOfTarget(const Child& child, const PlanMount& mount) noexcept {
+  return strcmp(child.Text(mount.fs_type), "tmpfs") == 0 && !HasOption(child, mount, "mode");
+}
+
 // A new file system, detached.
 int MakeFilesystem(const Child& child, const PlanMount& mount, int target) noexcept {
   const char* type = child.Text(mount.fs_type);
   const int context =
       child.Must(syscall(SYS_fsopen, type, FSOPEN_CLOEXEC), Step::kOpenFilesystem, mount.index);
   SetOptions(child, mount, context);
-  if (strcmp(type, "tmpfs") == 0 && !HasOption(child, mount, "mode")) {
-    // Like the directory that it covers, as runc has it; images rely on that for /tmp.
+  if (TakesModeOfTarget(child, mount)) {
     struct stat st;
     child.Must(fstat(target, &st), Step::kConfigureFilesystem, mount.index);
     char mode[16];
@@ -154,10 +223,25 @@ int MakeFilesystem(const Child& child, const PlanMount& mount, int target) noexc
   }
   child.Must(syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0), Step::kMount,
              mount.index);
-  const int tree =
-      child.Must(syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, mount.attributes), Step::kMount, mount.index);
-  close(context);
-  return tree;
+  return child.Must(syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, mount.attributes), Step::kMount,
+                    mount.index);
+}
+
+// The same by mount(2), on the very directory that was opened: it is made the working directory. False: not
+// so, for whatever reason.
+bool MountSimply(const Child& child, const PlanMount& mount, int target) noexcept {
+  const char* type = child.Text(mount.fs_type);
+  const char* data = mount.data != 0 ? child.Text(mount.data) : nullptr;
+  char with_mode[kMaxSimpleData + 16];
+  if (TakesModeOfTarget(child, mount)) {
+    struct stat st;
+    if (fstat(target, &st) != 0) return false;
+    snprintf(with_mode, sizeof with_mode, "%s%smode=%o", data != nullptr ? data : "",
+             data != nullptr ? "," : "", st.st_mode & 07777);
+    data = with_mode;
+  }
+  const char* source = mount.source != 0 ? child.Text(mount.source) : type;
+  return fchdir(target) == 0 && ::mount(source, ".", type, mount.flags, data) == 0;
 }
 
 // Changes the mount at the target: its attributes, and the file system's options if there are any.
@@ -209,10 +293,13 @@ void AttachMounts(Child& child) noexcept {
       mount.remount != 0 ? Remount(child, mount) : MakeLink(child, mount);
       continue;
     }
+    if (i % kMountsAtOnce == kMountsAtOnce - 1) child.CloseTemporaries();
     const bool fresh = mount.fs_type != 0;
     const bool directory = fresh || IsDirectory(child.fds[mount.fd]);
     const int target =
         child.MustResult(OpenTarget(child, mount, directory), Step::kOpenMountTarget, mount.index);
+    // What is wrong is found out, and told, by the longer way.
+    if (mount.simple != 0 && MountSimply(child, mount, target)) continue;
     const int tree = fresh ? MakeFilesystem(child, mount, target) : child.fds[mount.fd];
     if (mount.copy_up != 0) CopyUp(child, mount, target, tree);
     child.Must(Attach(tree, target), Step::kAttachMount, mount.index);
@@ -223,41 +310,15 @@ void AttachMounts(Child& child) noexcept {
     }
     if (strcmp(child.Text(mount.target), "/") == 0) {
       // What follows goes into the mount that has taken the root's place.
-      close(child.root);
-      child.root = child.Must(fcntl(tree, F_DUPFD_CLOEXEC, 0), Step::kAttachMount, mount.index);
+      child.Must(dup3(tree, child.root, O_CLOEXEC), Step::kAttachMount, mount.index);
     }
-    close(target);
-    close(tree);
   }
 }
 
-// The directory of the last node made: nearly all are in /dev.
-struct DeviceDirectory {
-  const char* path = "";
-  size_t length = 0;  // of the part before the leaf
-  int fd = -1;
-};
-
-// A descriptor that stays with `last`, or -errno.
-int OpenDeviceParent(const Child& child, const char* path, DeviceDirectory& last, char* leaf) noexcept {
-  const char* slash = strrchr(path, '/');
-  const size_t length = slash == nullptr ? 0 : static_cast<size_t>(slash - path) + 1;
-  const char* name = path + length;
-  const bool plain = *name != '\0' && *name != '.' && strlen(name) <= NAME_MAX;
-  if (last.fd >= 0 && plain && length == last.length && memcmp(path, last.path, length) == 0) {
-    memcpy(leaf, name, strlen(name) + 1);
-    return last.fd;
-  }
-  if (last.fd >= 0) close(last.fd);
-  last = {.path = path, .length = length, .fd = base::OpenParentInRoot(child.root, path, 0755, leaf)};
-  return last.fd;
-}
-
-void MakeDevice(const Child& child, const PlanDevice& device, uint32_t index,
-                DeviceDirectory& last) noexcept {
+void MakeDevice(Child& child, const PlanDevice& device, uint32_t index) noexcept {
   char leaf[NAME_MAX + 1];
   const int parent =
-      child.MustResult(OpenDeviceParent(child, child.Text(device.path), last, leaf), Step::kDevice, index);
+      child.MustResult(OpenParent(child, child.Text(device.path), leaf), Step::kDevice, index);
   const dev_t number = makedev(device.major, device.minor);
   if (mknodat(parent, leaf, device.mode, number) == 0) {
     // Ownership only of what we made: an existing node may belong to somebody.
@@ -294,25 +355,25 @@ void BindDevices(Child& child) noexcept {
     close(tree);
     close(target);
   }
-  close(nodes);
 }
 
 void MakeDevices(Child& child) noexcept {
   const auto* devices = child.Items<PlanDevice>(child.plan->devices);
-  DeviceDirectory last;
   if ((child.plan->flags & kPlanUserNamespace) != 0) {
     BindDevices(child);
   } else {
-    for (uint32_t i = 0; i < child.plan->devices.count; ++i) MakeDevice(child, devices[i], i, last);
+    for (uint32_t i = 0; i < child.plan->devices.count; ++i) {
+      MakeDevice(child, devices[i], i);
+      if (i % kMountsAtOnce == kMountsAtOnce - 1) child.CloseTemporaries();
+    }
   }
   if ((child.plan->flags & kPlanDefaultDevices) != 0) {
     for (const Link& link : kDeviceLinks) {
       char leaf[NAME_MAX + 1];
-      const int parent = child.MustResult(OpenDeviceParent(child, link.path, last, leaf), Step::kDeviceLink);
+      const int parent = child.MustResult(OpenParent(child, link.path, leaf), Step::kDeviceLink);
       if (symlinkat(link.target, parent, leaf) != 0 && errno != EEXIST) child.Fail(Step::kDeviceLink, errno);
     }
   }
-  if (last.fd >= 0) close(last.fd);
 }
 
 // The pty peer itself becomes /dev/console, whatever its name in /dev/pts is by now (CVE-2025-52565).
@@ -321,13 +382,13 @@ void MountConsole(Child& child) noexcept {
       child.MustResult(base::CreateFileInRoot(child.root, "/dev/console", 0600), Step::kConsole);
   const int tree = child.Must(OpenTree(child.terminal, "", AT_EMPTY_PATH), Step::kConsole);
   child.Must(Attach(tree, target), Step::kConsole);
-  close(tree);
-  close(target);
 }
 
 void CoverPaths(Child& child) noexcept {
+  child.CloseTemporaries();
   const auto* readonly_paths = child.Items<StringRef>(child.plan->readonly_paths);
   for (uint32_t i = 0; i < child.plan->readonly_paths.count; ++i) {
+    if (i % kMountsAtOnce == kMountsAtOnce - 1) child.CloseTemporaries();
     const int target = base::OpenInRoot(child.root, child.Text(readonly_paths[i]), O_PATH);
     if (target == -ENOENT) continue;
     child.MustResult(target, Step::kReadonlyPath, i);
@@ -336,11 +397,10 @@ void CoverPaths(Child& child) noexcept {
     child.Must(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof attr),
                Step::kReadonlyPath, i);
     child.Must(Attach(tree, target), Step::kReadonlyPath, i);
-    close(tree);
-    close(target);
   }
   const auto* masked_paths = child.Items<StringRef>(child.plan->masked_paths);
   for (uint32_t i = 0; i < child.plan->masked_paths.count; ++i) {
+    if (i % kMountsAtOnce == kMountsAtOnce - 1) child.CloseTemporaries();
     const int target = base::OpenInRoot(child.root, child.Text(masked_paths[i]), O_PATH);
     if (target == -ENOENT || target == -ENOTDIR) continue;
     child.MustResult(target, Step::kMaskedPath, i);
@@ -349,12 +409,16 @@ void CoverPaths(Child& child) noexcept {
     const int tree = child.Must(OpenTree(child.zygote_root, IsDirectory(target) ? "empty" : "null", 0),
                                 Step::kMaskedPath, i);
     child.Must(Attach(tree, target), Step::kMaskedPath, i);
-    close(tree);
-    close(target);
   }
+  child.CloseTemporaries();
 }
 
 }  // namespace
+
+void Child::CloseTemporaries() noexcept {
+  syscall(SYS_close_range, temporaries, ~0U, 0);
+  last = {};
+}
 
 void OpenConsole(Child& child, int root) noexcept {
   const int master =
@@ -406,13 +470,17 @@ void BuildRootfs(Child& child) noexcept {
   MakeDevices(child);
   if ((plan.flags & kPlanTerminal) != 0) {
     OpenConsole(child, child.root);
+    child.temporaries = child.terminal + 1;
     if ((plan.flags & kPlanDefaultDevices) != 0) MountConsole(child);
   }
   if ((plan.flags & kPlanRuntimeHooks) != 0) {
     child.Send(Report::kHooks);
     child.AwaitDaemon();
   }
-  RunHooks(child, plan.create_hooks, child.null, Step::kCreateContainerHook);
+  if (plan.create_hooks.count != 0) {
+    child.Must(chdir("/"), Step::kCreateContainerHook);
+    RunHooks(child, plan.create_hooks, child.null, Step::kCreateContainerHook);
+  }
   CoverPaths(child);
   if (plan.runtime_fd >= 0) {
     child.Must(fchdir(child.zygote_root), Step::kPivotRoot);
@@ -421,7 +489,6 @@ void BuildRootfs(Child& child) noexcept {
   child.Must(fchdir(child.root), Step::kPivotRoot);
   child.Must(syscall(SYS_pivot_root, ".", "."), Step::kPivotRoot);
   child.Must(umount2(".", MNT_DETACH), Step::kPivotRoot);
-  child.Must(chdir("/"), Step::kPivotRoot);
   WriteSysctls(child);
   if ((plan.flags & kPlanRootReadonly) != 0) {
     mount_attr attr{.attr_set = MOUNT_ATTR_RDONLY};

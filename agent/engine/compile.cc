@@ -259,6 +259,9 @@ void CompileNamespaces(const Spec& spec, const CompileOptions& options, Compiled
                                        .object = "user namespace"}),
                       ns.flag};
       plan.staged = true;
+    } else if (ns.flag == CLONE_NEWNET && options.spare_network) {
+      joins.push_back(
+          {AddSource(plan, {.kind = PlanSource::Kind::kSpareNetwork, .object = "network namespace"}), ns.flag});
     } else if (ns.flag == CLONE_NEWTIME) {
       header.flags |= kPlanNewTime;
       plan.time_offsets = spec.time_offsets;
@@ -328,6 +331,11 @@ CompileOptions WithUserNamespace(const Spec& spec, CompileOptions options) {
 }
 
 }  // namespace
+
+bool WantsNetwork(const Spec& spec) {
+  const Namespace* network = spec.FindNamespace(CLONE_NEWNET);
+  return network != nullptr && network->path.empty() && spec.FindNamespace(CLONE_NEWUSER) == nullptr;
+}
 
 Result<CompiledPlan> CompileCreate(const Spec& spec, const CompileOptions& options,
                                    const std::shared_ptr<const SeccompFilter>& seccomp) {

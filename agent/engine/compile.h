@@ -28,6 +28,7 @@ struct CompileOptions {
   bool vsock_guard = true;                   // see VsockGuard
   uint64_t available_caps = ~0ULL;  // what the daemon itself may grant; more is dropped with a warning
   uint32_t last_cap = 40;           // /proc/sys/kernel/cap_last_cap
+  bool spare_network = false;       // there is one to be had in place of a new network namespace
 };
 
 // A node of the daemon's for a container that can't make its own; ids are those outside the user namespace.
@@ -48,6 +49,7 @@ struct PlanSource {
     kProc,           // detached procfs of the daemon's pid namespace
     kGiven,          // descriptor `given` of the caller
     kDevices,        // detached tmpfs with `nodes`, named by their index
+    kSpareNetwork,   // a network namespace that nobody has been in
   };
   Kind kind = Kind::kTree;
   std::string path;
@@ -78,6 +80,8 @@ struct CompiledPlan {
   std::vector<TimeOffset> time_offsets;  // to be written when the stage asks
 };
 
+// Whether a spare network namespace could serve: it is to have a new one, and no user namespace to own it.
+bool WantsNetwork(const Spec& spec);
 base::Result<CompiledPlan> CompileCreate(const Spec& spec, const CompileOptions& options,
                                          const std::shared_ptr<const SeccompFilter>& seccomp);
 // `spec`: of the container that the process joins.

@@ -3,6 +3,7 @@
 
 #include <linux/mount.h>
 #include <sched.h>
+#include <sys/mount.h>
 
 #include <algorithm>
 #include <array>
@@ -92,6 +93,48 @@ void CompileCgroupV1(const Spec& spec, const CompileOptions& options, const Plan
   mounts.push_back(sealed);
 }
 
+// The MS_* flags that say the same as MOUNT_ATTR_* ones.
+uint32_t MountFlags(uint64_t attributes) {
+  constexpr std::array<std::pair<uint64_t, uint32_t>, 5> kSame{{{MOUNT_ATTR_NOSUID, MS_NOSUID},
+                                                                {MOUNT_ATTR_NODEV, MS_NODEV},
+                                                                {MOUNT_ATTR_NOEXEC, MS_NOEXEC},
+                                                                {MOUNT_ATTR_NODIRATIME, MS_NODIRATIME},
+                                                                {MOUNT_ATTR_NOSYMFOLLOW, MS_NOSYMFOLLOW}}};
+  uint32_t flags = 0;
+  for (const auto& [attribute, flag] : kSame) {
+    if ((attributes & attribute) != 0) flags |= flag;
+  }
+  switch (attributes & MOUNT_ATTR__ATIME) {
+    case MOUNT_ATTR_NOATIME:
+      return flags | MS_NOATIME;
+    case MOUNT_ATTR_STRICTATIME:
+      return flags | MS_STRICTATIME;
+    default:
+      return flags | MS_RELATIME;
+  }
+}
+
+// Chooses mount(2) for a new file system where it comes to the same. Not for a read-only one: that flag would
+// be the superblock's as well, which for sysfs or cgroups is also that of others. Nor in a user namespace,
+// whose root may lack the right to enter the target, nor where the mount must be detached at first.
+void CompileSimply(const Spec& spec, const Mount& mount, const MountOptions& options, PlanMount& step,
+                   PlanBuilder& builder) {
+  if ((step.attributes & MOUNT_ATTR_RDONLY) != 0 || spec.FindNamespace(CLONE_NEWUSER) != nullptr ||
+      step.copy_up != 0 || step.propagation != 0 || mount.destination == "/" || !spec.mount_label.empty()) {
+    return;
+  }
+  std::string data;
+  for (const auto& [key, value] : options.data) {
+    if (key.find(',') != std::string::npos || value.find(',') != std::string::npos) return;
+    data += (data.empty() ? "" : ",") + key + (value.empty() ? "" : "=" + value);
+  }
+  if (data.size() >= kMaxSimpleData) return;
+  step.simple = 1;
+  step.flags = MountFlags(step.attributes);
+  if (!data.empty()) step.data = builder.String(data);
+  if (!mount.source.empty()) step.source = builder.String(mount.source);
+}
+
 // One mount of the configuration.
 Result<> CompileMount(const Spec& spec, const CompileOptions& compile, size_t index, CompiledPlan& plan,
                       std::vector<PlanMount>& mounts) {
@@ -112,11 +155,14 @@ Result<> CompileMount(const Spec& spec, const CompileOptions& compile, size_t in
                  .attributes = 0,
                  .propagation = options.propagation,
                  .options = {},
+                 .source = 0,
                  .copy_up = 0,
                  .remount = 0,
                  .clear = 0,
                  .link = 0,
-                 .reserved = 0};
+                 .simple = 0,
+                 .flags = 0,
+                 .data = 0};
   const auto add_options = [&](bool with_source) {
     std::vector<PlanOption> pairs;
     for (const auto& [key, value] : options.data) {
@@ -194,6 +240,7 @@ Result<> CompileMount(const Spec& spec, const CompileOptions& compile, size_t in
                         mount.type == "devpts" || mount.type == "mqueue" || cgroup;
     if (!pseudo && mount.source.empty()) return MakeError(EINVAL, "compile plan", object, "needs a source");
     add_options(!pseudo);
+    if (pseudo) CompileSimply(spec, mount, options, step, builder);
   }
   mounts.push_back(step);
   return {};

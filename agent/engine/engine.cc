@@ -82,13 +82,24 @@ bool ValidId(std::string_view id) {
 }
 
 Engine::Engine(Options options, std::unique_ptr<Zygote> zygote, std::unique_ptr<CgroupRoot> cgroups)
-    : options_(std::move(options)), zygote_(std::move(zygote)), cgroups_(std::move(cgroups)) {}
+    : options_(std::move(options)),
+      zygote_(std::move(zygote)),
+      cgroups_(std::move(cgroups)),
+      networks_(options_.spare_networks) {}
+
+void Engine::SetOomScore(CompiledPlan& plan) const {
+  if (!plan.oom_score_adj) plan.oom_score_adj = options_.oom_score_adj;
+  if (plan.oom_score_adj == inherited_oom_score_adj_) plan.oom_score_adj.reset();
+}
 
 Result<std::unique_ptr<Engine>> Engine::Create(Options options, std::unique_ptr<Zygote> zygote) {
   GCS_ASSIGN(std::unique_ptr<CgroupRoot> cgroups, CgroupRoot::Open(options.cgroup_mount));
   std::unique_ptr<Engine> engine(new Engine(std::move(options), std::move(zygote), std::move(cgroups)));
   GCS_ASSIGN(engine->proc_, DetachedProc());
   engine->available_caps_ = OwnCapabilities();
+  GCS_ASSIGN(const std::string adj,
+             base::ReadFile("/proc/" + std::to_string(engine->zygote_->pid()) + "/oom_score_adj"));
+  engine->inherited_oom_score_adj_ = atoi(adj.c_str());
   GCS_ASSIGN(const std::string last_cap, base::ReadFile("/proc/sys/kernel/cap_last_cap"));
   engine->last_cap_ = static_cast<uint32_t>(strtoul(last_cap.c_str(), nullptr, 10));
   return engine;
@@ -133,10 +144,11 @@ Result<Fd> Engine::UserNamespace(const std::vector<IdMapping>& uids, const std::
 }
 
 Result<std::vector<Fd>> Engine::OpenSources(const CompiledPlan& plan, const Cgroup& cgroup, int target_pidfd,
-                                            int64_t deadline_ns) {
+                                            Fd* spare_network, int64_t deadline_ns) {
   const SourceContext context{.cgroup = &cgroup,
                               .proc_fd = proc_.get(),
                               .target_pidfd = target_pidfd,
+                              .spare_network = spare_network,
                               .user_namespace = [&](const auto& uids, const auto& gids, bool shared) {
                                 return UserNamespace(uids, gids, shared, deadline_ns);
                               }};
@@ -164,9 +176,11 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
                          .available_caps = available_caps_,
                          .last_cap = last_cap_};
   options.hierarchies = cgroups_->hierarchies();
+  Fd spare_network = WantsNetwork(spec) ? networks_.Take() : Fd();
+  options.spare_network = spare_network.valid();
   GCS_ASSIGN(CompiledPlan plan, CompileCreate(spec, options, seccomp));
   GCS_TRY(AddDescriptors(plan, create.preserved, create.start_listener));
-  if (!plan.oom_score_adj) plan.oom_score_adj = options_.oom_score_adj;
+  SetOomScore(plan);
   GCS_ASSIGN(const std::string cgroup_path, CgroupPath(id, spec.cgroups_path));
   watch.Lap("plan");
 
@@ -186,7 +200,7 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
   if (auto filtered = cgroup->SetDevices(spec.resources.devices); !filtered) return undo(filtered.error());
   watch.Lap("cgroup");
 
-  auto sources = OpenSources(plan, *cgroup, -1, create.deadline_ns);
+  auto sources = OpenSources(plan, *cgroup, -1, &spare_network, create.deadline_ns);
   if (!sources) return undo(sources.error());
   watch.Lap("sources");
   const auto hooks = [&](int pid) -> Result<> {
@@ -255,8 +269,8 @@ Result<ChildProcess> Engine::Exec(const EngineContainer& container, const Proces
   if (target < 0) return MakeError(ESRCH, "exec", container.id, "no first process");
   GCS_ASSIGN(CompiledPlan plan, CompileExec(process, container.spec, container.options, container.seccomp));
   GCS_TRY(AddDescriptors(plan, exec.preserved, -1));
-  if (!plan.oom_score_adj) plan.oom_score_adj = options_.oom_score_adj;
-  GCS_ASSIGN(std::vector<Fd> sources, OpenSources(plan, *container.cgroup, target, exec.deadline_ns));
+  SetOomScore(plan);
+  GCS_ASSIGN(std::vector<Fd> sources, OpenSources(plan, *container.cgroup, target, nullptr, exec.deadline_ns));
   watch.Lap("plan");
   auto child = ChildProcess::Launch(
       *zygote_, std::move(plan), std::move(sources),

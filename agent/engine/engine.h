@@ -16,6 +16,7 @@
 #include "engine/cgroup.h"
 #include "engine/child_process.h"
 #include "engine/compile.h"
+#include "engine/network_pool.h"
 #include "engine/seccomp.h"
 #include "engine/spec.h"
 #include "engine/zygote.h"
@@ -48,6 +49,7 @@ class Engine {
     // Where cgroupsPath may not lead: the agent's own.
     std::vector<std::string> reserved_cgroups = {"/gcs", "/init"};
     bool vsock_guard = true;
+    size_t spare_networks = 0;  // kept at hand: see NetworkPool. For a process that makes many containers
     // Of containers whose configuration says nothing; none: what the zygote has.
     std::optional<int> oom_score_adj = 0;
   };
@@ -96,7 +98,9 @@ class Engine {
  private:
   Engine(Options options, std::unique_ptr<Zygote> zygote, std::unique_ptr<CgroupRoot> cgroups);
   base::Result<std::vector<base::Fd>> OpenSources(const CompiledPlan& plan, const Cgroup& cgroup,
-                                                  int target_pidfd, int64_t deadline_ns);
+                                                  int target_pidfd, base::Fd* spare_network,
+                                                  int64_t deadline_ns);
+  void SetOomScore(CompiledPlan& plan) const;
   base::Result<base::Fd> UserNamespace(const std::vector<IdMapping>& uids, const std::vector<IdMapping>& gids,
                                        bool shared, int64_t deadline_ns);
 
@@ -105,8 +109,10 @@ class Engine {
   const std::unique_ptr<CgroupRoot> cgroups_;
   SeccompCache seccomp_;
   base::Fd proc_;  // detached
+  NetworkPool networks_;
   uint64_t available_caps_ = 0;
   uint32_t last_cap_ = 0;
+  int inherited_oom_score_adj_ = 0;  // what the zygote has
   std::mutex mutex_;
   // Of id-mapped mounts, by their mappings as text.
   std::map<std::string, base::Fd> user_namespaces_;

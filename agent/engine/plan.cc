@@ -204,6 +204,8 @@ const char* CheckPlan(const char* block, size_t size, int fd_count) noexcept {
     if (mounts[i].fs_type == 0 && mounts[i].fd < 0 && mounts[i].remount == 0 && mounts[i].link == 0)
       check.ok = false;
     check.Text(mounts[i].link);
+    check.Text(mounts[i].source);
+    check.Text(mounts[i].data);
     const auto* options = check.Items<PlanOption>(mounts[i].options);
     for (uint32_t j = 0; check.ok && j < mounts[i].options.count; ++j) {
       check.Text(options[j].key);

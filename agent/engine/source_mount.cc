@@ -134,6 +134,8 @@ Result<Fd> OpenSource(const PlanSource& source, const SourceContext& context) {
       return Duplicate(source.given, source);
     case PlanSource::Kind::kDevices:
       return MakeDevices(source);
+    case PlanSource::Kind::kSpareNetwork:
+      return std::move(*context.spare_network);
     case PlanSource::Kind::kTree:
     case PlanSource::Kind::kCgroup:
       break;

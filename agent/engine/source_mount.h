@@ -16,6 +16,7 @@ struct SourceContext {
   const Cgroup* cgroup = nullptr;
   int proc_fd = -1;  // detached procfs
   int target_pidfd = -1;
+  base::Fd* spare_network = nullptr;  // goes to the plan
   // A user namespace with these mappings. `shared`: one that others with the same mappings may have as well.
   std::function<base::Result<base::Fd>(const std::vector<IdMapping>& uids, const std::vector<IdMapping>& gids,
                                        bool shared)>

@@ -10,7 +10,7 @@
 
 namespace gcs::engine {
 
-void RunStage(char* block, const int* fds) noexcept {
+void RunStage(char* block, std::span<const int> fds) noexcept {
   auto* plan = reinterpret_cast<PlanHeader*>(block);
   Child stage{.block = block, .plan = plan, .fds = fds, .sync = fds[plan->sync_fd]};
   if ((plan->flags & kPlanHolder) != 0) {

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "engine/child.h"
@@ -127,8 +128,10 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
     args.cgroup = static_cast<uint64_t>(request.fds[plan->cgroup_fd]);
   }
   const long pid = syscall(SYS_clone3, &args, sizeof args);
-  if (pid == 0)
-    staged ? RunStage(request.plan, request.fds.data()) : RunChild(request.plan, request.fds.data());
+  if (pid == 0) {
+    const std::span<const int> fds(request.fds.data(), static_cast<size_t>(request.fd_count));
+    staged ? RunStage(request.plan, fds) : RunChild(request.plan, fds);
+  }
   const int err = errno;
   if (initial.count != 0) UseAllProcessors();
   // The zygote's own namespace for children again, before anybody else can ask for one.
@@ -142,8 +145,13 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
 void RunZygote(int socket) noexcept {
   const int own_pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
   if (own_pid_namespace < 0 || EnterZygoteRoot() != 0) _exit(1);
-  // Nor its groups.
-  if (syscall(SYS_setgroups, 0, nullptr) != 0) _exit(1);
+  // Nor its groups. Who they are from here on, a child need not set again if it is to be the same: root without
+  // groups and ambient capabilities.
+  if (syscall(SYS_setgroups, 0, nullptr) != 0 || syscall(SYS_setresgid, 0, 0, 0) != 0 ||
+      syscall(SYS_setresuid, 0, 0, 0) != 0) {
+    _exit(1);
+  }
+  prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
   UseAllProcessors();
   const int ready = 0;
   if (send(socket, &ready, sizeof ready, MSG_NOSIGNAL) < 0) _exit(1);

@@ -95,7 +95,7 @@ base::Result<> Serve(const Options& options) {
   std::unique_ptr<engine::Engine> engine;
   if (options.containers) {
     GCS_ASSIGN(std::unique_ptr<engine::Zygote> zygote, engine::Zygote::Start());
-    GCS_ASSIGN(engine, engine::Engine::Create({}, std::move(zygote)));
+    GCS_ASSIGN(engine, engine::Engine::Create({.spare_networks = 4}, std::move(zygote)));
   }
   // After the fork: containers must not inherit the agent's limits and ignored signals.
   GCS_TRY(PrepareProcess(options));
