@@ -442,7 +442,6 @@ void RunChild(char* block, std::span<const int> fds) noexcept {
   }
   if ((plan->flags & kPlanLoopbackUp) != 0) child.MustResult(SetLoopbackUp(), Step::kLoopback);
   SetScheduling(child);
-  SetRlimits(child);
   SetLabels(child);
 
   char** args = child.Pointers(plan->args);
@@ -455,6 +454,7 @@ void RunChild(char* block, std::span<const int> fds) noexcept {
   // Before anything of the configuration is looked up by path: /proc/self/fd then leads nowhere
   // (CVE-2024-21626).
   ArrangeDescriptors(child);
+  SetRlimits(child);
   PrepareCwd(child);
   // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before the capabilities go; with it, it
   // comes last, so that it need not allow what we still do.

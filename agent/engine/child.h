@@ -36,12 +36,15 @@ struct Child {
   int terminal = -1;     // pty peer
   int null = -1;         // the null device, when there are hooks
   int listener = -1;
-  // Descriptors from here up are of the step in hand: see CloseTemporaries.
-  int temporaries = 0;
+  int temporaries = 0;  // descriptors from here up are such
+  int steps = 0;        // since they were closed
   LastDirectory last;
+  const char* empty = "";  // path of the new tmpfs that was mounted last
 
-  // Closes what the steps so far have left open, all with one system call.
-  void CloseTemporaries() noexcept;
+  // Begins a step that leaves up to four descriptors open. Now and then those of the steps before are closed, all
+  // with one system call; what is left is closed with everything else, when descriptors are arranged for the
+  // program.
+  void BeginStep() noexcept;
   [[nodiscard]] const char* Text(StringRef ref) const { return block + ref; }
   template <typename T>
   [[nodiscard]] T* Items(ArrayRef ref) const {

@@ -45,9 +45,6 @@ constexpr char kRootPoint[] = "/root";
 constexpr const char* kVisiblePoints[] = {"proc", "sys"};
 constexpr char kDevicesPoint[] = "dev";
 
-// Between two calls of CloseTemporaries: each mount takes up to four descriptors.
-constexpr uint32_t kMountsAtOnce = 16;
-
 int OpenTree(int dir, const char* path, unsigned flags) noexcept {
   return static_cast<int>(syscall(SYS_open_tree, dir, path, flags | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
 }
@@ -169,7 +166,11 @@ int OpenTarget(Child& child, const PlanMount& mount, bool directory) noexcept {
       child.last = {};
       if (fd >= 0) return fd;
     }
-    if (!InLastDirectory(child, path)) fd = base::OpenInRoot(child.root, path, O_PATH | O_DIRECTORY);
+    const size_t length = strlen(child.empty);
+    const bool missing =
+        length != 0 && DirectoryLength(path) == length + 1 && memcmp(path, child.empty, length) == 0;
+    if (!missing && !InLastDirectory(child, path))
+      fd = base::OpenInRoot(child.root, path, O_PATH | O_DIRECTORY);
     if (fd == -ENOENT) fd = OpenNearby(child, path);
     if (fd >= 0 && InLastDirectory(child, path)) return fd;
     if (fd < 0) fd = base::MkdirAllInRoot(child.root, path, 0755);
@@ -293,13 +294,16 @@ void AttachMounts(Child& child) noexcept {
       mount.remount != 0 ? Remount(child, mount) : MakeLink(child, mount);
       continue;
     }
-    if (i % kMountsAtOnce == kMountsAtOnce - 1) child.CloseTemporaries();
+    child.BeginStep();
     const bool fresh = mount.fs_type != 0;
     const bool directory = fresh || IsDirectory(child.fds[mount.fd]);
     const int target =
         child.MustResult(OpenTarget(child, mount, directory), Step::kOpenMountTarget, mount.index);
     // What is wrong is found out, and told, by the longer way.
-    if (mount.simple != 0 && MountSimply(child, mount, target)) continue;
+    if (mount.simple != 0 && MountSimply(child, mount, target)) {
+      if (strcmp(child.Text(mount.fs_type), "tmpfs") == 0) child.empty = child.Text(mount.target);
+      continue;
+    }
     const int tree = fresh ? MakeFilesystem(child, mount, target) : child.fds[mount.fd];
     if (mount.copy_up != 0) CopyUp(child, mount, target, tree);
     child.Must(Attach(tree, target), Step::kAttachMount, mount.index);
@@ -363,8 +367,8 @@ void MakeDevices(Child& child) noexcept {
     BindDevices(child);
   } else {
     for (uint32_t i = 0; i < child.plan->devices.count; ++i) {
+      child.BeginStep();
       MakeDevice(child, devices[i], i);
-      if (i % kMountsAtOnce == kMountsAtOnce - 1) child.CloseTemporaries();
     }
   }
   if ((child.plan->flags & kPlanDefaultDevices) != 0) {
@@ -385,10 +389,9 @@ void MountConsole(Child& child) noexcept {
 }
 
 void CoverPaths(Child& child) noexcept {
-  child.CloseTemporaries();
   const auto* readonly_paths = child.Items<StringRef>(child.plan->readonly_paths);
   for (uint32_t i = 0; i < child.plan->readonly_paths.count; ++i) {
-    if (i % kMountsAtOnce == kMountsAtOnce - 1) child.CloseTemporaries();
+    child.BeginStep();
     const int target = base::OpenInRoot(child.root, child.Text(readonly_paths[i]), O_PATH);
     if (target == -ENOENT) continue;
     child.MustResult(target, Step::kReadonlyPath, i);
@@ -400,7 +403,7 @@ void CoverPaths(Child& child) noexcept {
   }
   const auto* masked_paths = child.Items<StringRef>(child.plan->masked_paths);
   for (uint32_t i = 0; i < child.plan->masked_paths.count; ++i) {
-    if (i % kMountsAtOnce == kMountsAtOnce - 1) child.CloseTemporaries();
+    child.BeginStep();
     const int target = base::OpenInRoot(child.root, child.Text(masked_paths[i]), O_PATH);
     if (target == -ENOENT || target == -ENOTDIR) continue;
     child.MustResult(target, Step::kMaskedPath, i);
@@ -410,14 +413,16 @@ void CoverPaths(Child& child) noexcept {
                                 Step::kMaskedPath, i);
     child.Must(Attach(tree, target), Step::kMaskedPath, i);
   }
-  child.CloseTemporaries();
 }
 
 }  // namespace
 
-void Child::CloseTemporaries() noexcept {
+void Child::BeginStep() noexcept {
+  constexpr int kSteps = 32;
+  if (++steps <= kSteps) return;
   syscall(SYS_close_range, temporaries, ~0U, 0);
   last = {};
+  steps = 0;
 }
 
 void OpenConsole(Child& child, int root) noexcept {

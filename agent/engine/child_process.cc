@@ -43,10 +43,19 @@ Result<> AwaitReadable(int fd, std::string_view what, int64_t deadline_ns) {
   }
 }
 
+// How long a receive from a sync socket blocks before the deadline is looked at again: spares a poll for each
+// report.
+constexpr int64_t kReceiveNs = base::kNsPerSec;
+
+void LimitReceive(int sync) {
+  const timeval limit{.tv_sec = kReceiveNs / base::kNsPerSec, .tv_usec = 0};
+  // Fails for what is no socket, and that receives nothing either.
+  setsockopt(sync, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+}
+
 // One report from zygote, stage or child; `fd` gets the descriptor that came with it. Nothing: all of them
 // have closed the socket.
 Result<std::optional<ReportMessage>> ReceiveReport(int sync, Fd& fd, int64_t deadline_ns) {
-  GCS_TRY(AwaitReadable(sync, "sync socket", deadline_ns));
   ReportMessage message;
   iovec iov{&message, sizeof message};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
@@ -55,7 +64,11 @@ Result<std::optional<ReportMessage>> ReceiveReport(int sync, Fd& fd, int64_t dea
   header.msg_iovlen = 1;
   header.msg_control = control;
   header.msg_controllen = sizeof control;
-  const ssize_t n = recvmsg(sync, &header, MSG_CMSG_CLOEXEC);
+  ssize_t n = -1;
+  do {
+    if (deadline_ns - MonotonicNs() < kReceiveNs) GCS_TRY(AwaitReadable(sync, "sync socket", deadline_ns));
+    n = recvmsg(sync, &header, MSG_CMSG_CLOEXEC);
+  } while (n < 0 && (errno == EAGAIN || errno == EINTR));
   // ECONNRESET: the child ended with something of ours unread.
   if (n == 0 || (n < 0 && errno == ECONNRESET)) return std::nullopt;
   if (n < 0) return ErrnoError("recvmsg", "sync socket");
@@ -92,6 +105,7 @@ Result<SyncPair> MakeSync(std::string_view object) {
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
     return ErrnoError("socketpair", object);
+  LimitReceive(pair[0]);
   return SyncPair{Fd(pair[0]), Fd(pair[1])};
 }
 
@@ -297,6 +311,7 @@ ChildProcess ChildProcess::Attach(int pid, Fd pidfd, Fd connection, std::string 
   child.pid_ = pid;
   child.pidfd_ = std::move(pidfd);
   child.sync_ = std::move(connection);
+  LimitReceive(child.sync_.get());
   child.program_ = std::move(program);
   return child;
 }

@@ -51,7 +51,7 @@ Fd NetworkPool::Take() {
       spare_.pop_back();
     }
     // Several at a time, so that not each container pays for waking the thread.
-    if (spare_.size() > size_ / 2) return taken;
+    if (spare_.size() > Low()) return taken;
   }
   wanted_.notify_one();
   return taken;
@@ -77,7 +77,7 @@ void NetworkPool::Fill() {
     }
     // A namespace lives as long as there is a thread in it.
     if (setns(own->get(), CLONE_NEWNET) != 0) return give_up({"setns", errno, "own network namespace", {}});
-    wanted_.wait(lock, [&] { return stop_ || spare_.size() <= size_ / 2; });
+    wanted_.wait(lock, [&] { return stop_ || spare_.size() <= Low(); });
   }
 }
 

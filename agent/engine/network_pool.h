@@ -28,6 +28,7 @@ class NetworkPool {
 
  private:
   void Fill();
+  [[nodiscard]] size_t Low() const { return size_ / 4; }  // when more are made
 
   const size_t size_;
   std::mutex mutex_;

@@ -156,7 +156,7 @@ class Candidate {
     };
     // One more is the filler's way back.
     const int64_t deadline = Deadline();
-    while (spare_networks_ != 0 && spares() <= spare_networks_ / 2 + 1) {
+    while (spare_networks_ != 0 && spares() <= spare_networks_ / 4 + 1) {
       if (MonotonicNs() > deadline) return MakeError(ETIMEDOUT, "wait for", "spare network namespaces");
     }
     return {};

@@ -34,6 +34,7 @@ inline int64_t In(int64_t seconds) { return base::MonotonicNs() + seconds * base
 // zygote wants a process with one thread.
 class EngineMachine {
  public:
+  static constexpr size_t kSpareNetworks = 2;
   static EngineMachine& Get() {
     static EngineMachine machine;
     return machine;
@@ -71,6 +72,7 @@ class EngineMachine {
     REQUIRE_MESSAGE(zygote, zygote.error().ToString());
     engine::Engine::Options options;
     options.cgroup_parent = parent_;
+    options.spare_networks = kSpareNetworks;
     auto engine = engine::Engine::Create(options, std::move(*zygote));
     REQUIRE_MESSAGE(engine, engine.error().ToString());
     engine_ = std::move(*engine);

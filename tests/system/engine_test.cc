@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sys/sysmacros.h>
 #include <csignal>
+#include <set>
 
 #include "system/engine_support.h"
 
@@ -161,6 +162,44 @@ TEST_CASE("sysctls of own namespaces are written") {
 
 TEST_CASE("loopback is up in a new network namespace") {
   CHECK(RunShell("cat /sys/class/net/lo/flags").out == "0x9\n");
+}
+
+TEST_CASE("each container has a network namespace of its own, spare or new, that ends with it") {
+  const auto network_of = [](const std::string& process) {
+    return std::filesystem::read_symlink("/proc/" + process + "/ns/net").string();
+  };
+  std::set<std::string> seen{network_of("self")};
+  // More than there are spare ones, twice, so that those that were filled up are taken, too.
+  for (int round = 0; round < 2; ++round) {
+    std::vector<std::unique_ptr<RunningContainer>> all;
+    for (int i = 0; i < 5; ++i) {
+      all.push_back(std::make_unique<RunningContainer>());
+      REQUIRE(all.back()->Create(
+          DefaultConfig(EngineMachine::Get().root(),
+                        {"/bin/sh", "-c", "cat /sys/class/net/lo/flags /proc/net/dev | grep -c -e 0x9 -e lo: -e :"}),
+          NextId()));
+      CHECK(seen.insert(network_of(std::to_string(all.back()->container->init.pid()))).second);
+    }
+    for (auto& one : all) {
+      REQUIRE(one->Start());
+      CHECK(one->Finish().out == "2\n");  // loopback, up, and no other device
+    }
+  }
+  // Nobody of ours is left in one of them.
+  const auto all_at_home = [&] {
+    return std::ranges::all_of(std::filesystem::directory_iterator("/proc/self/task"), [&](const auto& task) {
+      return network_of("self/task/" + task.path().filename().string()) == network_of("self");
+    });
+  };
+  const int64_t deadline = In(10);
+  while (!all_at_home() && base::MonotonicNs() < deadline) usleep(1000);
+  CHECK(all_at_home());
+  size_t held = 0;
+  for (const auto& fd : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code closed;
+    if (std::filesystem::read_symlink(fd.path(), closed).string().starts_with("net:")) ++held;
+  }
+  CHECK(held <= EngineMachine::kSpareNetworks + 1);  // and the way back of the thread that makes them
 }
 
 TEST_CASE("network, ipc and uts namespaces are joined by path; a file of another kind is refused") {
