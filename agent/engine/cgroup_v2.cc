@@ -135,7 +135,8 @@ Result<std::unique_ptr<Cgroup>> CreateV2(const std::shared_ptr<const Tree>& tree
   if (!parent) return ErrnoError("dup", clean);
   std::vector<std::string> made;
   const auto undo = [&](base::Error error) {
-    for (auto it = made.rbegin(); it != made.rend(); ++it) unlinkat(tree->fd.get(), it->c_str(), AT_REMOVEDIR);
+    for (auto it = made.rbegin(); it != made.rend(); ++it)
+      unlinkat(tree->fd.get(), it->c_str(), AT_REMOVEDIR);
     return std::unexpected(std::move(error));
   };
   for (size_t at = 1; at < clean.size();) {

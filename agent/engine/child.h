@@ -17,8 +17,8 @@ namespace gcs::engine {
 // closed its end.
 bool SendReport(int sync, const ReportMessage& report, int fd, int flags) noexcept;
 
-// The directory that was made or found last: what a plan puts into the root comes in runs (/dev/pts, /dev/shm,
-// /dev/null, ...), and each look-up from the root costs as much as the thing itself.
+// The directory that was made or found last: what a plan puts into the root comes in runs (/dev/pts,
+// /dev/shm, /dev/null, ...), and each look-up from the root costs as much as the thing itself.
 struct LastDirectory {
   const char* path = "";  // with the leaf; `length` bytes of it are the directory's, slash included
   size_t length = 0;
@@ -41,9 +41,9 @@ struct Child {
   LastDirectory last;
   const char* empty = "";  // path of the new tmpfs that was mounted last
 
-  // Begins a step that leaves up to four descriptors open. Now and then those of the steps before are closed, all
-  // with one system call; what is left is closed with everything else, when descriptors are arranged for the
-  // program.
+  // Begins a step that leaves up to four descriptors open. Now and then those of the steps before are closed,
+  // all with one system call; what is left is closed with everything else, when descriptors are arranged for
+  // the program.
   void BeginStep() noexcept;
   [[nodiscard]] const char* Text(StringRef ref) const { return block + ref; }
   template <typename T>

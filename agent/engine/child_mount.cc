@@ -321,8 +321,7 @@ void AttachMounts(Child& child) noexcept {
 
 void MakeDevice(Child& child, const PlanDevice& device, uint32_t index) noexcept {
   char leaf[NAME_MAX + 1];
-  const int parent =
-      child.MustResult(OpenParent(child, child.Text(device.path), leaf), Step::kDevice, index);
+  const int parent = child.MustResult(OpenParent(child, child.Text(device.path), leaf), Step::kDevice, index);
   const dev_t number = makedev(device.major, device.minor);
   if (mknodat(parent, leaf, device.mode, number) == 0) {
     // Ownership only of what we made: an existing node may belong to somebody.

@@ -261,7 +261,8 @@ void CompileNamespaces(const Spec& spec, const CompileOptions& options, Compiled
       plan.staged = true;
     } else if (ns.flag == CLONE_NEWNET && options.spare_network) {
       joins.push_back(
-          {AddSource(plan, {.kind = PlanSource::Kind::kSpareNetwork, .object = "network namespace"}), ns.flag});
+          {AddSource(plan, {.kind = PlanSource::Kind::kSpareNetwork, .object = "network namespace"}),
+           ns.flag});
     } else if (ns.flag == CLONE_NEWTIME) {
       header.flags |= kPlanNewTime;
       plan.time_offsets = spec.time_offsets;

@@ -270,7 +270,8 @@ Result<ChildProcess> Engine::Exec(const EngineContainer& container, const Proces
   GCS_ASSIGN(CompiledPlan plan, CompileExec(process, container.spec, container.options, container.seccomp));
   GCS_TRY(AddDescriptors(plan, exec.preserved, -1));
   SetOomScore(plan);
-  GCS_ASSIGN(std::vector<Fd> sources, OpenSources(plan, *container.cgroup, target, nullptr, exec.deadline_ns));
+  GCS_ASSIGN(std::vector<Fd> sources,
+             OpenSources(plan, *container.cgroup, target, nullptr, exec.deadline_ns));
   watch.Lap("plan");
   auto child = ChildProcess::Launch(
       *zygote_, std::move(plan), std::move(sources),

@@ -11,10 +11,10 @@
 
 namespace gcs::engine {
 
-// Network namespaces made in advance, loopback up, for containers that want a new one: making one takes a third of
-// the time that a container takes, entering one next to nothing. A thread of its own makes them, one at a time, so
-// that a burst has them from clone(2) instead, as without a pool. They have the settings that the VM's own
-// namespace had when they were made.
+// Network namespaces made in advance, loopback up, for containers that want a new one: making one takes a
+// third of the time that a container takes, entering one next to nothing. A thread of its own makes them, one
+// at a time, so that a burst has them from clone(2) instead, as without a pool. They have the settings that
+// the VM's own namespace had when they were made.
 class NetworkPool {
  public:
   // Starts with the first Take; `size` 0: there never are any.

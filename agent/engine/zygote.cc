@@ -145,8 +145,8 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
 void RunZygote(int socket) noexcept {
   const int own_pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
   if (own_pid_namespace < 0 || EnterZygoteRoot() != 0) _exit(1);
-  // Nor its groups. Who they are from here on, a child need not set again if it is to be the same: root without
-  // groups and ambient capabilities.
+  // Nor its groups. Who they are from here on, a child need not set again if it is to be the same: root
+  // without groups and ambient capabilities.
   if (syscall(SYS_setgroups, 0, nullptr) != 0 || syscall(SYS_setresgid, 0, 0, 0) != 0 ||
       syscall(SYS_setresuid, 0, 0, 0) != 0) {
     _exit(1);

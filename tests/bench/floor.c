@@ -3,9 +3,10 @@
 // system calls which the configuration of `runc spec` (terminal false) asks for, with nothing to parse, check
 // or report, and no pools.
 //
-//   bench_floor ROOTFS CGROUP_DIR PROGRAM
+//   bench_floor ROOTFS PROGRAM CGROUP_DIR...
 //
-// In a cgroup2 view (see machine.h). Each line "COUNT [filter]" on stdin runs COUNT containers, one after the
+// One directory is of cgroup2, several are of v1 hierarchies whose mount points are named as their
+// controllers (see machine.h). Each line "COUNT [filter]" on stdin runs COUNT containers, one after the
 // other; with "filter" they get a device filter like the one of runc and crun. The answer is COUNT times 8
 // bytes on stdout: ns of each.
 #include <errno.h>
@@ -34,6 +35,12 @@
 
 static int last_cap;
 static const char* program;
+
+static struct {
+  char name[32];
+  int fd;
+} hierarchies[16];
+static int hierarchy_count;  // 0: cgroup2
 
 #define MUST(call)                                                 \
   do {                                                             \
@@ -71,7 +78,19 @@ static void mount_all(void) {
   MUST(mkdir("dev/mqueue", 0755));
   MUST(mount("mqueue", "dev/mqueue", "mqueue", restricted, NULL));
   MUST(mount("sysfs", "sys", "sysfs", restricted | MS_RDONLY, NULL));
-  MUST(mount("cgroup", "sys/fs/cgroup", "cgroup2", restricted | MS_RELATIME | MS_RDONLY, NULL));
+  if (hierarchy_count == 0) {
+    MUST(mount("cgroup", "sys/fs/cgroup", "cgroup2", restricted | MS_RELATIME | MS_RDONLY, NULL));
+  } else {
+    MUST(mount("cgroup", "sys/fs/cgroup", "tmpfs", restricted | MS_RELATIME, "mode=755"));
+    for (int i = 0; i < hierarchy_count; ++i) {
+      char path[1024];
+      snprintf(path, sizeof path, "sys/fs/cgroup/%s", hierarchies[i].name);
+      MUST(mkdir(path, 0755));
+      MUST(mount("cgroup", path, "cgroup", restricted | MS_RELATIME | MS_RDONLY, hierarchies[i].name));
+    }
+    MUST(mount(NULL, "sys/fs/cgroup", NULL, MS_REMOUNT | MS_BIND | restricted | MS_RELATIME | MS_RDONLY,
+               NULL));
+  }
   MUST(mknod("dev/null", S_IFCHR | 0666, makedev(1, 3)));
   MUST(mknod("dev/zero", S_IFCHR | 0666, makedev(1, 5)));
   MUST(mknod("dev/full", S_IFCHR | 0666, makedev(1, 7)));
@@ -173,7 +192,78 @@ static void attach_filter(int cgroup) {
   close(filter);
 }
 
+static void put(int directory, const char* cgroup, const char* file, const char* text) {
+  char path[1024];
+  snprintf(path, sizeof path, "%s/%s", cgroup, file);
+  const int fd = openat(directory, path, O_WRONLY | O_CLOEXEC);
+  MUST(fd);
+  MUST(write(fd, text, strlen(text)));
+  close(fd);
+}
+
+static char cpus[256], mems[256];  // of the parent, which a new cpuset has to be told
+
+static void filter_v1(int directory, const char* cgroup) {
+  static const char* const allowed[] = {"c *:* m",   "b *:* m",     "c 1:3 rwm",   "c 1:5 rwm",
+                                        "c 1:7 rwm", "c 1:8 rwm",   "c 1:9 rwm",   "c 5:0 rwm",
+                                        "c 5:2 rwm", "c 136:* rwm", "c 10:200 rwm"};
+  put(directory, cgroup, "devices.deny", "a");
+  char path[1024];
+  snprintf(path, sizeof path, "%s/devices.allow", cgroup);
+  const int fd = openat(directory, path, O_WRONLY | O_CLOEXEC);
+  MUST(fd);
+  for (unsigned i = 0; i < sizeof allowed / sizeof *allowed; ++i)
+    MUST(write(fd, allowed[i], strlen(allowed[i])));
+  close(fd);
+}
+
+static void await_end(pid_t pid) {
+  int status = 0;
+  MUST(waitpid(pid, &status, 0));
+  if (status != 0) {
+    dprintf(2, "bench_floor: the container ended with status %#x\n", (unsigned)status);
+    _exit(2);
+  }
+}
+
+static void run_one_v1(unsigned number, int filter) {
+  char name[32];
+  snprintf(name, sizeof name, "f%u", number);
+  for (int i = 0; i < hierarchy_count; ++i) {
+    MUST(mkdirat(hierarchies[i].fd, name, 0755));
+    if (strcmp(hierarchies[i].name, "cpuset") == 0) {
+      put(hierarchies[i].fd, name, "cpuset.cpus", cpus);
+      put(hierarchies[i].fd, name, "cpuset.mems", mems);
+    }
+    if (filter && strcmp(hierarchies[i].name, "devices") == 0) filter_v1(hierarchies[i].fd, name);
+  }
+  int gate[2];
+  MUST(pipe2(gate, O_CLOEXEC));
+  struct clone_args args = {.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET,
+                            .exit_signal = SIGCHLD};
+  const long pid = syscall(SYS_clone3, &args, sizeof args);
+  MUST(pid);
+  if (pid == 0) {
+    char byte;
+    MUST(read(gate[0], &byte, 1) == 1 ? 0 : -1);
+    MUST(unshare(CLONE_NEWCGROUP));
+    child();
+  }
+  char text[32];
+  snprintf(text, sizeof text, "%ld", pid);
+  for (int i = 0; i < hierarchy_count; ++i) put(hierarchies[i].fd, name, "cgroup.procs", text);
+  MUST(write(gate[1], "", 1));
+  close(gate[0]);
+  close(gate[1]);
+  await_end((pid_t)pid);
+  for (int i = 0; i < hierarchy_count; ++i) MUST(unlinkat(hierarchies[i].fd, name, AT_REMOVEDIR));
+}
+
 static void run_one(int parent, unsigned number, int filter) {
+  if (hierarchy_count != 0) {
+    run_one_v1(number, filter);
+    return;
+  }
   char name[32];
   snprintf(name, sizeof name, "f%u", number);
   MUST(mkdirat(parent, name, 0755));
@@ -187,12 +277,7 @@ static void run_one(int parent, unsigned number, int filter) {
   const long pid = syscall(SYS_clone3, &args, sizeof args);
   MUST(pid);
   if (pid == 0) child();
-  int status = 0;
-  MUST(waitpid((pid_t)pid, &status, 0));
-  if (status != 0) {
-    dprintf(2, "bench_floor: the container ended with status %#x\n", (unsigned)status);
-    _exit(2);
-  }
+  await_end((pid_t)pid);
   close(cgroup);
   MUST(unlinkat(parent, name, AT_REMOVEDIR));
 }
@@ -212,6 +297,27 @@ static void enter_small_root(const char* rootfs) {
   MUST(chdir("/"));
 }
 
+// "/sys/fs/cgroup/NAME/...".
+static void open_hierarchy(const char* path) {
+  const char* name = path + strlen("/sys/fs/cgroup/");
+  const size_t length = strcspn(name, "/");
+  memcpy(hierarchies[hierarchy_count].name, name, length);
+  const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  MUST(fd);
+  hierarchies[hierarchy_count].fd = fd;
+  if (strcmp(hierarchies[hierarchy_count].name, "cpuset") == 0) {
+    const char* const files[] = {"cpuset.cpus", "cpuset.mems"};
+    char* const texts[] = {cpus, mems};
+    for (int i = 0; i < 2; ++i) {
+      const int file = openat(fd, files[i], O_RDONLY | O_CLOEXEC);
+      MUST(file);
+      MUST(read(file, texts[i], sizeof cpus - 1));
+      close(file);
+    }
+  }
+  ++hierarchy_count;
+}
+
 static uint64_t now_ns(void) {
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
@@ -219,14 +325,15 @@ static uint64_t now_ns(void) {
 }
 
 int main(int argc, char** argv) {
-  if (argc != 4) {
-    fprintf(stderr, "usage: bench_floor ROOTFS CGROUP_DIR PROGRAM\n");
+  if (argc < 4 || argc > 3 + 16) {
+    fprintf(stderr, "usage: bench_floor ROOTFS PROGRAM CGROUP_DIR...\n");
     return 2;
   }
-  program = argv[3];
+  program = argv[2];
   while (prctl(PR_CAPBSET_READ, last_cap + 1, 0, 0, 0) >= 0) ++last_cap;
-  const int parent = open(argv[2], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int parent = open(argv[3], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   MUST(parent);
+  for (int i = 3; argc > 4 && i < argc; ++i) open_hierarchy(argv[i]);
   enter_small_root(argv[1]);
   char line[64];
   unsigned number = 0;

@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <spawn.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -27,14 +28,38 @@ using base::ErrnoError;
 using base::MakeError;
 using base::Result;
 
-Result<> EnterCgroup2View() {
-  constexpr char kMount[] = "/sys/fs/cgroup";
+namespace {
+
+constexpr char kMount[] = "/sys/fs/cgroup";
+
+Result<> EnterBareView() {
   if (unshare(CLONE_NEWNS) != 0) return ErrnoError("unshare", "mount namespace");
   if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return ErrnoError("make private", "/");
   while (umount2(kMount, MNT_DETACH) == 0) {
   }
+  return {};
+}
+
+}  // namespace
+
+Result<> EnterCgroup2View() {
+  GCS_TRY(EnterBareView());
   if (mount("cgroup2", kMount, "cgroup2", 0, nullptr) != 0) return ErrnoError("mount cgroup2", kMount);
   return {};
+}
+
+Result<std::vector<std::string>> EnterCgroup1View() {
+  GCS_TRY(EnterBareView());
+  if (mount("tmpfs", kMount, "tmpfs", 0, nullptr) != 0) return ErrnoError("mount tmpfs", kMount);
+  std::vector<std::string> mounts;
+  for (const std::string name : {"cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"}) {
+    const std::string path = std::string(kMount) + "/" + name;
+    if (mkdir(path.c_str(), 0755) != 0) return ErrnoError("mkdir", path);
+    if (mount("cgroup", path.c_str(), "cgroup", 0, name.c_str()) != 0)
+      return ErrnoError("mount cgroup", path);
+    mounts.push_back(path);
+  }
+  return mounts;
 }
 
 Result<bool> PassMemlockLimit() {

@@ -17,6 +17,10 @@ namespace gcs::bench {
 // cgroup2 part owns a controller.
 base::Result<> EnterCgroup2View();
 
+// The same with one mount for each v1 controller but cpu, which lets no SCHED_FIFO task in. Their mount
+// points.
+base::Result<std::vector<std::string>> EnterCgroup1View();
+
 // Makes prlimit64(RLIMIT_MEMLOCK) of this process and all that it starts succeed without effect, where
 // CAP_SYS_RESOURCE is missing: crun 1.8.1 gives up otherwise. All candidates run under it, so that the filter
 // costs all of them the same. Whether it was needed.

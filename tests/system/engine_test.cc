@@ -175,8 +175,9 @@ TEST_CASE("each container has a network namespace of its own, spare or new, that
     for (int i = 0; i < 5; ++i) {
       all.push_back(std::make_unique<RunningContainer>());
       REQUIRE(all.back()->Create(
-          DefaultConfig(EngineMachine::Get().root(),
-                        {"/bin/sh", "-c", "cat /sys/class/net/lo/flags /proc/net/dev | grep -c -e 0x9 -e lo: -e :"}),
+          DefaultConfig(
+              EngineMachine::Get().root(),
+              {"/bin/sh", "-c", "cat /sys/class/net/lo/flags /proc/net/dev | grep -c -e 0x9 -e lo: -e :"}),
           NextId()));
       CHECK(seen.insert(network_of(std::to_string(all.back()->container->init.pid()))).second);
     }
@@ -316,7 +317,7 @@ TEST_CASE("a failed create leaves no cgroup, process or mount behind") {
     }
     // Not their numbers: what the engine keeps may be opened anew.
     all += std::to_string(std::distance(std::filesystem::directory_iterator("/proc/self/fd"),
-                                                std::filesystem::directory_iterator())) +
+                                        std::filesystem::directory_iterator())) +
            " descriptors\n";
     all += *base::ReadFile("/proc/self/task/" + std::to_string(getpid()) + "/children");
     return all + *base::ReadFile("/proc/self/mountinfo");
