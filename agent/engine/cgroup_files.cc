@@ -6,9 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
-#include <iterator>
-#include <sstream>
+#include <optional>
 
 #include "base/fd.h"
 #include "base/paths.h"
@@ -18,28 +16,7 @@ namespace gcs::engine {
 using base::Fd;
 using base::Result;
 
-std::set<std::string> Words(const std::string& text) {
-  std::istringstream in(text);
-  return {std::istream_iterator<std::string>(in), {}};
-}
-
-std::vector<std::string_view> Split(std::string_view text, char separator) {
-  std::vector<std::string_view> parts;
-  while (!text.empty()) {
-    const size_t end = std::min(text.find(separator), text.size());
-    if (end > 0) parts.push_back(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return parts;
-}
-
 namespace {
-
-uint64_t Number(std::string_view text) {
-  uint64_t value = 0;
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
-}
 
 struct OldValue {
   int dir;
@@ -84,25 +61,13 @@ void WriteBack(const std::vector<OldValue>& old) {
 }  // namespace
 
 KeyedValues ReadKeyed(int dir, const char* name) {
-  KeyedValues values;
   const auto text = base::ReadFileAt(dir, name);
-  if (!text) return values;
-  for (const std::string_view line : Split(*text, '\n')) {
-    const size_t space = line.find(' ');
-    if (space != std::string_view::npos)
-      values.emplace(line.substr(0, space), Number(line.substr(space + 1)));
-  }
-  return values;
-}
-
-uint64_t Get(const KeyedValues& values, std::string_view key) {
-  const auto it = values.find(key);
-  return it == values.end() ? 0 : it->second;
+  return text ? ParseKeyed(*text) : KeyedValues();
 }
 
 uint64_t ReadNumber(int dir, const char* name) {
   const auto text = base::ReadFileAt(dir, name);
-  return text ? Number(*text) : 0;
+  return text ? ParseNumber(*text) : 0;
 }
 
 Result<> WriteSettings(std::vector<CgroupWrite> writes, bool restore) {
@@ -137,9 +102,8 @@ Result<> WriteSettings(std::vector<CgroupWrite> writes, bool restore) {
 
 void CollectPids(int dir, int depth, std::vector<int>& pids) {
   if (const auto procs = base::ReadFileAt(dir, "cgroup.procs", 16 << 20)) {
-    std::istringstream in(*procs);
-    int pid = 0;
-    while (in >> pid) pids.push_back(pid);
+    const std::vector<int> found = ParsePids(*procs);
+    pids.insert(pids.end(), found.begin(), found.end());
   }
   if (depth == 0) return;
   const int copy = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -2,15 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <map>
-#include <optional>
-#include <set>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/error.h"
+#include "engine/cgroup_parse.h"
 #include "engine/cgroup_settings.h"
 
 // Reading and writing the files of cgroups, whatever their version.
@@ -18,14 +14,9 @@ namespace gcs::engine {
 
 inline constexpr int kMaxCgroupDepth = 64;
 
-std::set<std::string> Words(const std::string& text);
-std::vector<std::string_view> Split(std::string_view text, char separator);
-
-// "key value" lines; nothing for a file that isn't there.
-using KeyedValues = std::map<std::string, uint64_t, std::less<>>;
+// The keyed values of a file (ParseKeyed); none if it isn't there.
 KeyedValues ReadKeyed(int dir, const char* name);
-uint64_t Get(const KeyedValues& values, std::string_view key);
-// A single number; "max" and an absent file are 0.
+// The number in a file (ParseNumber); 0 if it isn't there.
 uint64_t ReadNumber(int dir, const char* name);
 
 // A setting, and the cgroup directory that it is for; `where` names that in errors.

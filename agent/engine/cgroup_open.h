@@ -20,7 +20,4 @@ base::Result<std::unique_ptr<CgroupRoot>> OpenCgroupV1(std::vector<CgroupHierarc
 // Counters of the cgroup2 directory `dir`; ENOENT or ENODEV if it is gone.
 base::Result<CgroupStats> StatsV2(int dir);
 
-// The hierarchies that are mounted below `mount_point`, from the text of /proc/self/mountinfo.
-std::vector<CgroupHierarchy> ParseHierarchies(const std::string& mountinfo, const std::string& mount_point);
-
 }  // namespace gcs::engine

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <thread>
 
 #include "base/clock.h"
@@ -301,30 +300,10 @@ Result<> CgroupV1::Remove(int64_t deadline_ns) {
 
 std::vector<IoStats> ReadIo(int dir) {
   std::vector<IoStats> all;
-  const auto read = [&](const char* file, uint64_t IoStats::* reads, uint64_t IoStats::* writes) {
-    const auto text = base::ReadFileAt(dir, file);
-    if (!text) return;
-    for (const std::string_view line : Split(*text, '\n')) {
-      const auto words = Split(line, ' ');  // "8:0 Read 4096"
-      if (words.size() != 3) continue;
-      const auto number = [](std::string_view word) {
-        uint64_t value = 0;
-        std::from_chars(word.data(), word.data() + word.size(), value);
-        return value;
-      };
-      const auto device = Split(words[0], ':');
-      if (device.size() != 2) continue;
-      const auto major = static_cast<uint32_t>(number(device[0]));
-      const auto minor = static_cast<uint32_t>(number(device[1]));
-      auto found = std::ranges::find_if(
-          all, [&](const IoStats& io) { return io.major == major && io.minor == minor; });
-      if (found == all.end()) found = all.insert(all.end(), IoStats{.major = major, .minor = minor});
-      if (words[1] == "Read") (*found).*reads = number(words[2]);
-      if (words[1] == "Write") (*found).*writes = number(words[2]);
-    }
-  };
-  read("blkio.throttle.io_service_bytes_recursive", &IoStats::read_bytes, &IoStats::write_bytes);
-  read("blkio.throttle.io_serviced_recursive", &IoStats::read_ops, &IoStats::write_ops);
+  const auto text = [&](const char* file) { return base::ReadFileAt(dir, file).value_or(""); };
+  ParseBlkio(text("blkio.throttle.io_service_bytes_recursive"), &IoStats::read_bytes, &IoStats::write_bytes,
+             all);
+  ParseBlkio(text("blkio.throttle.io_serviced_recursive"), &IoStats::read_ops, &IoStats::write_ops, all);
   return all;
 }
 

@@ -10,11 +10,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
-#include <iterator>
 #include <mutex>
+#include <optional>
 #include <set>
-#include <sstream>
 
 #include "base/clock.h"
 #include "base/paths.h"
@@ -57,13 +55,9 @@ Result<> EnableControllers(const Tree& tree, int dir, const std::string& name) {
 
 // The value of `key` in a flat keyed file ("populated 0\nfrozen 0\n"); none if absent.
 std::optional<uint64_t> KeyedValue(const std::string& text, std::string_view key) {
-  std::istringstream in(text);
-  std::string word;
-  uint64_t value = 0;
-  while (in >> word >> value) {
-    if (word == key) return value;
-  }
-  return std::nullopt;
+  const KeyedValues values = ParseKeyed(text);
+  const auto it = values.find(key);
+  return it == values.end() ? std::nullopt : std::optional<uint64_t>(it->second);
 }
 
 // Waits until `key` of cgroup.events is `wanted`; the kernel signals changes of that file with POLLPRI.

@@ -21,6 +21,7 @@
 #include <cstring>
 
 #include "base/paths.h"
+#include "engine/child_home.h"
 #include "engine/loopback.h"
 
 namespace gcs::engine {
@@ -296,32 +297,17 @@ void FindHome(uint32_t uid, char* home, size_t size) noexcept {
   memcpy(home, "/", 2);
   const int fd = open("/etc/passwd", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (fd < 0) return;
-  static char text[64 * 1024 + 1];
+  static char text[64 * 1024];
   size_t length = 0;
-  for (ssize_t n = 1; n > 0 && length < sizeof text - 1; length += n > 0 ? n : 0) {
-    n = read(fd, text + length, sizeof text - 1 - length);
+  for (ssize_t n = 1; n > 0 && length < sizeof text; length += n > 0 ? n : 0) {
+    n = read(fd, text + length, sizeof text - length);
   }
   close(fd);
-  text[length] = '\0';
-  for (char* line = text; line != nullptr && *line != '\0';) {
-    char* next = strchr(line, '\n');
-    if (next != nullptr) *next++ = '\0';
-    char* fields[7] = {line};
-    int count = 1;
-    for (char* at = strchr(line, ':'); at != nullptr && count < 7; at = strchr(at, ':')) {
-      *at++ = '\0';
-      fields[count++] = at;
-    }
-    char* end = nullptr;
-    const unsigned long id =
-        count == 7 && *fields[2] >= '0' && *fields[2] <= '9' ? strtoul(fields[2], &end, 10) : ULONG_MAX;
-    if (id == uid && end != nullptr && *end == '\0') {
-      const size_t n = strlen(fields[5]);
-      if (n > 0 && n < size) memcpy(home, fields[5], n + 1);
-      return;
-    }
-    line = next;
-  }
+  // Up to a byte that no line of it has.
+  const std::string_view found = HomeOf({text, strnlen(text, length)}, uid);
+  if (found.empty() || found.size() >= size) return;
+  memcpy(home, found.data(), found.size());
+  home[found.size()] = '\0';
 }
 
 const char* FindInEnv(char** env, const char* name) noexcept {

@@ -5,13 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <set>
 
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/paths.h"
+#include "base/procfs.h"
 #include "guest/container.h"
 #include "guest/containers.h"
 
@@ -53,33 +53,12 @@ std::optional<ProcessInfo> ReadProcess(int pid) {
   ProcessInfo info{.pid = pid, .command = *command};
   while (!info.command.empty() && info.command.back() == '\0') info.command.pop_back();
   std::ranges::replace(info.command, '\0', ' ');
-  const auto number = [&](std::string_view key) -> uint64_t {
-    const size_t at = status->find(key);
-    if (at == std::string::npos) return 0;
-    const size_t digit = status->find_first_of("0123456789", at + key.size());
-    uint64_t value = 0;
-    if (digit != std::string::npos)
-      std::from_chars(status->data() + digit, status->data() + status->size(), value);
-    return value;
-  };
-  info.uid = static_cast<uint32_t>(number("\nUid:"));
-  info.rss_bytes = number("\nVmRSS:") * 1024;
-  // Fields 14, 15 and 22 of proc_pid_stat(5), counted behind the name, which may hold anything.
-  const size_t end = stat->rfind(')');
-  if (end == std::string::npos) return info;
-  std::vector<uint64_t> fields;
-  for (size_t at = end + 4; at < stat->size() && fields.size() < 20;) {
-    uint64_t value = 0;
-    std::from_chars(stat->data() + at, stat->data() + stat->size(), value);
-    fields.push_back(value);
-    at = stat->find(' ', at);
-    if (at == std::string::npos) break;
-    ++at;
-  }
+  info.uid = static_cast<uint32_t>(base::ParseStatusNumber(*status, "Uid"));
+  info.rss_bytes = base::ParseStatusNumber(*status, "VmRSS") * 1024;
   const int64_t tick_ns = base::kNsPerSec / sysconf(_SC_CLK_TCK);
-  if (fields.size() > 18) {
-    info.cpu_time_ns = static_cast<int64_t>(fields[10] + fields[11]) * tick_ns;
-    const int64_t since_boot = static_cast<int64_t>(fields[18]) * tick_ns;
+  if (const auto times = base::ParseProcessStat(*stat)) {
+    info.cpu_time_ns = static_cast<int64_t>(times->user_ticks + times->system_ticks) * tick_ns;
+    const int64_t since_boot = static_cast<int64_t>(times->start_ticks) * tick_ns;
     info.started_at_ns = base::RealtimeNs() - base::BoottimeNs() + since_boot;
   }
   return info;
@@ -89,11 +68,7 @@ std::optional<ProcessInfo> ReadProcess(int pid) {
 bool IsInCgroup(int pid, const std::string& cgroup) {
   const auto text = base::ReadFile("/proc/" + std::to_string(pid) + "/cgroup");
   if (!text) return false;
-  constexpr std::string_view kUnified = "0::";  // cgroups(7)
-  const size_t line = text->starts_with(kUnified) ? 0 : text->find("\n0::") + 1;
-  if (text->compare(line, kUnified.size(), kUnified) != 0) return false;
-  const size_t at = line + kUnified.size();
-  const std::string_view path = std::string_view(*text).substr(at, text->find('\n', at) - at);
+  const std::string_view path = base::ParseUnifiedCgroup(*text);
   return path.starts_with(cgroup) && (path.size() == cgroup.size() || path[cgroup.size()] == '/');
 }
 

@@ -208,11 +208,11 @@ class Teardown {
       LogError("unmount", mountinfo.error());
       return true;
     }
-    const std::vector<std::string> targets = UnmountOrder(ParseMountInfo(*mountinfo));
+    const std::vector<std::string> targets = UnmountOrder(base::ParseMountInfo(*mountinfo));
     if (targets.empty()) return true;
     for (size_t begin = 0; begin < targets.size() && !Late();) begin = UnmountFrom(targets, begin, lazily);
     const auto after = base::ReadFile("/proc/self/mountinfo", 16 << 20);
-    return after && UnmountOrder(ParseMountInfo(*after)).empty();
+    return after && UnmountOrder(base::ParseMountInfo(*after)).empty();
   }
 
   // One process for all targets from `begin` on, until one of them holds it up: returns where to go on.

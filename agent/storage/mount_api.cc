@@ -8,8 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
-#include <sstream>
 
 #include "base/paths.h"
 
@@ -24,22 +22,6 @@ using base::Result;
 
 constexpr size_t kLongestValue = 255;  // fsconfig(2): strndup_user(value, 256)
 constexpr size_t kMountInfoLimit = 16 << 20;
-
-// What mountinfo writes as "\\040".
-std::string Unescape(std::string_view text) {
-  std::string out;
-  for (size_t i = 0; i < text.size(); ++i) {
-    unsigned code = 0;
-    if (text[i] == '\\' && i + 3 < text.size() &&
-        std::from_chars(&text[i + 1], &text[i + 4], code, 8).ptr == &text[i + 4]) {
-      out += static_cast<char>(code);
-      i += 3;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
-}
 
 }  // namespace
 
@@ -121,23 +103,9 @@ Result<> Attach(int mount, int directory, const std::string& path) {
   return {};
 }
 
-std::vector<MountLine> ParseMounts(const std::string& mountinfo) {
-  std::vector<MountLine> mounts;
-  std::istringstream lines(mountinfo);
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream fields(line);
-    MountLine mount;
-    std::string device, root;
-    if (!(fields >> mount.id >> mount.parent >> device >> root >> mount.target)) continue;
-    mount.target = Unescape(mount.target);
-    mounts.push_back(std::move(mount));
-  }
-  return mounts;
-}
-
-Result<std::vector<MountLine>> ReadMounts() {
+Result<std::vector<base::MountInfo>> ReadMounts() {
   GCS_ASSIGN(const std::string text, base::ReadFile("/proc/self/mountinfo", kMountInfoLimit));
-  return ParseMounts(text);
+  return base::ParseMountInfo(text);
 }
 
 Result<uint64_t> MountIdOf(int fd, const std::string& object) {
@@ -159,10 +127,10 @@ Result<> UnmountAt(const std::string& path, uint64_t mount_id) {
     }
   }
   if (seen != mount_id) {
-    GCS_ASSIGN(const std::vector<MountLine> mounts, ReadMounts());
-    const auto own = std::ranges::find(mounts, mount_id, &MountLine::id);
+    GCS_ASSIGN(const std::vector<base::MountInfo> mounts, ReadMounts());
+    const auto own = std::ranges::find(mounts, mount_id, &base::MountInfo::id);
     if (own == mounts.end()) return {};
-    if (own->target != path || std::ranges::find(mounts, mount_id, &MountLine::parent) != mounts.end())
+    if (own->target != path || std::ranges::find(mounts, mount_id, &base::MountInfo::parent) != mounts.end())
       return MakeError(EBUSY, "umount2", path, "something else is mounted over it");
     // A server that is gone can let even the look-up fail. umount2 does without one.
   }

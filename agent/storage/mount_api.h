@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/procfs.h"
 
 namespace gcs::storage {
 
@@ -42,15 +43,8 @@ base::Result<base::Fd> CloneMount(int directory, uint64_t attributes, const std:
 // Puts a detached mount on the directory.
 base::Result<> Attach(int mount, int directory, const std::string& path);
 
-// A mount of this mount namespace: a line of mountinfo (proc_pid_mountinfo(5)).
-struct MountLine {
-  uint64_t id = 0;
-  uint64_t parent = 0;  // the mount that it is on
-  std::string target;   // octal escapes undone
-};
-base::Result<std::vector<MountLine>> ReadMounts();
-// Lines that are none are left out.
-std::vector<MountLine> ParseMounts(const std::string& mountinfo);
+// The mounts of this mount namespace.
+base::Result<std::vector<base::MountInfo>> ReadMounts();
 
 // The kernel's id of the mount that a descriptor is on. Asks the mount, not the file system, whose server may
 // be gone.

@@ -24,24 +24,25 @@ constexpr int64_t kOneMountNs = 2 * base::kNsPerSec;
 
 // Innermost first: by the depth in the tree of mounts, as neither ids nor paths tell it (a mount that was
 // made detached is older than what it is on, and one may lie over another).
-void SortInnermostFirst(std::vector<MountLine>& mounts, const std::map<uint64_t, uint64_t>& parents) {
+void SortInnermostFirst(std::vector<base::MountInfo>& mounts, const std::map<uint64_t, uint64_t>& parents) {
   std::map<uint64_t, size_t> depths;
-  for (const MountLine& mount : mounts) {
+  for (const base::MountInfo& mount : mounts) {
     size_t depth = 0;
     for (auto it = parents.find(mount.id); it != parents.end() && depth <= parents.size(); ++depth)
       it = parents.find(it->second);
     depths[mount.id] = depth;
   }
-  std::ranges::stable_sort(mounts, std::greater(), [&](const MountLine& mount) { return depths[mount.id]; });
+  std::ranges::stable_sort(mounts, std::greater(),
+                           [&](const base::MountInfo& mount) { return depths[mount.id]; });
 }
 
 }  // namespace
 
 Result<size_t> Storage::ReleaseLeftovers(const Wait& wait) {
-  GCS_ASSIGN(std::vector<MountLine> mounts, ReadMounts());
+  GCS_ASSIGN(std::vector<base::MountInfo> mounts, ReadMounts());
   std::map<uint64_t, uint64_t> parents;
-  for (const MountLine& mount : mounts) parents[mount.id] = mount.parent;
-  std::erase_if(mounts, [&](const MountLine& mount) {
+  for (const base::MountInfo& mount : mounts) parents[mount.id] = mount.parent;
+  std::erase_if(mounts, [&](const base::MountInfo& mount) {
     return std::ranges::none_of(options_.target_roots, [&](const std::string& root) {
       return mount.target.size() > root.size() && IsAtOrBelow(mount.target, root);
     });
@@ -49,7 +50,7 @@ Result<size_t> Storage::ReleaseLeftovers(const Wait& wait) {
   SortInnermostFirst(mounts, parents);
   size_t gone = 0;
   Result<> first;
-  for (const MountLine& mount : mounts) {
+  for (const base::MountInfo& mount : mounts) {
     const Wait one{.deadline_ns = std::min(wait.deadline_ns, base::MonotonicNs() + kOneMountNs),
                    .cancel_fd = wait.cancel_fd};
     GCS_ASSIGN(const auto job, Job::Prepare(one, mount.target));

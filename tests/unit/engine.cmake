@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
 if(TARGET gcs_engine)
-  gcs_test(engine_test KIND unit SOURCES engine_spec_test.cc engine_plan_test.cc LINK gcs_engine)
+  gcs_test(engine_test KIND unit SOURCES engine_spec_test.cc engine_plan_test.cc engine_texts_test.cc LINK gcs_engine)
 endif()

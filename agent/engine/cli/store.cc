@@ -12,9 +12,9 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <sstream>
 
 #include "base/paths.h"
+#include "base/procfs.h"
 #include "engine/engine.h"
 
 namespace gcs::oci {
@@ -181,15 +181,8 @@ Result<Fd> Store::Connect() const {
 uint64_t StartTime(int pid) {
   const auto stat = base::ReadFile("/proc/" + std::to_string(pid) + "/stat");
   if (!stat) return 0;
-  // proc_pid_stat(5): the name in parentheses may hold anything, the state is the first field after it.
-  std::istringstream fields(stat->substr(std::min(stat->rfind(')') + 2, stat->size())));
-  std::string state;
-  std::string skipped;
-  uint64_t start = 0;
-  fields >> state;
-  for (int i = 4; i < 22; ++i) fields >> skipped;
-  fields >> start;
-  return state == "Z" || state == "X" ? 0 : start;
+  const auto parsed = base::ParseProcessStat(*stat);
+  return parsed && parsed->state != 'Z' && parsed->state != 'X' ? parsed->start_ticks : 0;
 }
 
 Result<Fd> OpenProcess(const Record& record) {
