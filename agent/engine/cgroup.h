@@ -102,9 +102,11 @@ class CgroupRoot {
   // Empty: pure v2.
   [[nodiscard]] const std::vector<CgroupHierarchy>& hierarchies() const { return hierarchies_; }
   // Makes `path` (below the mount, "/containers/x"). EEXIST if it is there and not empty of processes.
-  // Directories made here are removed by Remove, those that were there stay.
+  // Directories made here are removed by Remove, those that were there stay, and those that others share by
+  // then.
   virtual base::Result<std::unique_ptr<Cgroup>> Create(const std::string& path) = 0;
-  // One that Create has made earlier, maybe in another process. ENOENT if it is gone.
+  // One that Create has made earlier, maybe in another process. ENOENT if it is gone. Its Remove takes what
+  // Create has made above it, too, for this container or another one, if nothing else is in there.
   virtual base::Result<std::unique_ptr<Cgroup>> Find(const std::string& path) = 0;
 
  protected:

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -118,6 +119,27 @@ void CollectPids(int dir, int depth, std::vector<int>& pids) {
     if (child.valid()) CollectPids(child.get(), depth - 1, pids);
   }
   closedir(entries);
+}
+
+namespace {
+
+// kernfs keeps such attributes for both versions; only a privileged process outside of user namespaces can
+// set them.
+constexpr char kMadeMark[] = "trusted.gcs.made";
+
+}  // namespace
+
+void MarkMade(int dir) { [[maybe_unused]] const int rc = fsetxattr(dir, kMadeMark, "1", 1, 0); }
+
+std::vector<std::string> MarkedParents(int root, const std::string& path) {
+  std::vector<std::string> marked;
+  for (size_t end = path.rfind('/'); end != std::string::npos && end > 0; end = path.rfind('/', end - 1)) {
+    const std::string parent = path.substr(0, end);
+    const auto dir = base::OpenFileAt(root, parent, O_RDONLY | O_DIRECTORY);
+    if (!dir || fgetxattr(dir->get(), kMadeMark, nullptr, 0) < 0) break;
+    marked.insert(marked.begin(), parent);
+  }
+  return marked;
 }
 
 int RemoveTree(int dir, const char* name, int depth) {

@@ -31,6 +31,12 @@ base::Result<> WriteSettings(std::vector<CgroupWrite> writes, bool restore);
 
 // Process ids in `dir` and below.
 void CollectPids(int dir, int depth, std::vector<int>& pids);
+// Notes in the file system that a directory has been made for a container below it, for the process that will
+// remove that one. Best effort: without the note the directory stays.
+void MarkMade(int dir);
+// The directories between `root` and `path` (relative to it) that are so marked, outermost first, up to the
+// innermost that is not.
+std::vector<std::string> MarkedParents(int root, const std::string& path);
 // rmdir of `dir`/`name` and of every cgroup that processes inside have made below it, innermost first. 0 or
 // errno.
 int RemoveTree(int dir, const char* name, int depth);

@@ -82,7 +82,10 @@ class CgroupV1 final : public Cgroup {
   // It has been made by another process: to be removed as if by this one.
   void Adopt() {
     devices_.Adopt();
-    for (Directory& directory : directories_) directory.made = {path_.substr(1)};
+    for (Directory& directory : directories_) {
+      directory.made = MarkedParents(directory.root.get(), path_.substr(1));
+      directory.made.push_back(path_.substr(1));
+    }
   }
 
   [[nodiscard]] int fd() const override { return -1; }
@@ -373,6 +376,7 @@ Result<Fd> MakeDirectory(const CgroupHierarchy& hierarchy, int root, const std::
     }
     GCS_ASSIGN(Fd next, base::OpenFileAt(parent.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
     if (cpuset) GCS_TRY(InheritCpuset(parent.get(), next.get()));
+    if (end != clean.size() && fresh) MarkMade(next.get());
     if (end == clean.size() && !fresh) {
       GCS_ASSIGN(const std::string inside, base::ReadFileAt(next.get(), "cgroup.procs", 16 << 20));
       if (!inside.empty()) {

@@ -148,6 +148,7 @@ Result<std::unique_ptr<Cgroup>> CreateV2(const std::shared_ptr<const Tree>& tree
     auto next = base::OpenFileAt(parent.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     if (!next) return undo(next.error());
     parent = std::move(*next);
+    if (end != clean.size() && fresh) MarkMade(parent.get());
     if (end == clean.size() && !fresh) {
       const auto events = base::ReadFileAt(parent.get(), "cgroup.events");
       if (!events) return undo(events.error());
@@ -215,8 +216,9 @@ class RootV2 final : public CgroupRoot {
     const std::string clean = CleanPath(path);
     if (clean == "/") return MakeError(EINVAL, "find cgroup", path, "is the root");
     GCS_ASSIGN(Fd fd, base::OpenFileAt(tree_->fd.get(), clean.substr(1), O_RDONLY | O_DIRECTORY));
-    auto found =
-        std::make_unique<CgroupV2>(tree_, std::move(fd), clean, std::vector<std::string>{clean.substr(1)});
+    std::vector<std::string> made = MarkedParents(tree_->fd.get(), clean.substr(1));
+    made.push_back(clean.substr(1));
+    auto found = std::make_unique<CgroupV2>(tree_, std::move(fd), clean, std::move(made));
     found->Adopt();
     return found;
   }
