@@ -20,8 +20,8 @@ std::string_view HomeOf(std::string_view passwd, uint32_t uid) noexcept {
       if (colon != std::string_view::npos) line.remove_prefix(colon + 1);
     }
     uint64_t id = 0;
-    const char* last = fields[2].data() + fields[2].size();
-    const auto parsed = std::from_chars(fields[2].data(), last, id);
+    const char* last = fields[2].end();
+    const auto parsed = std::from_chars(fields[2].begin(), last, id);
     if (count == kFields && parsed.ec == std::errc() && parsed.ptr == last && id == uid) return fields[5];
   }
   return {};

@@ -71,16 +71,23 @@ TEST_CASE("a hierarchy whose mount has an empty source is found") {
 
 TEST_CASE("a home directory is that of the first whole line of the user") {
   const char* passwd =
-      "# "
-      "x:x:0\nroot:x:0:0:root:/root:/bin/sh\nu:x:1000:1000::/home/u:/bin/sh:more\nagain:x:0:0::/no:/"
-      "x\nz:x:007:0::/z:/x\n"
-      "e:x::0::/empty:/x\ns:x: "
-      "8:0::/s:/x\nl:x:18446744073709551617:0::/l:/x\nm:x:4294967295:0::/m:/x\nshort:x:9:0::/"
-      "short\nlast:x:10:0::/last:";
+      "# x:x:0\n"
+      "root:x:0:0:root:/root:/bin/sh\n"
+      "u:x:1000:1000::/home/u:/bin/sh:more\n"
+      "again:x:0:0::/no:/x\n"
+      "z:x:007:0::/z:/x\n"
+      "e:x::0::/empty:/x\n"
+      "s:x: 8:0::/s:/x\n"
+      "t:x:11x:0::/t:/x\n"
+      "l:x:18446744073709551617:0::/l:/x\n"
+      "m:x:4294967295:0::/m:/x\n"
+      "short:x:9:0::/short\n"
+      "last:x:10:0::/last:";
   CHECK(HomeOf(passwd, 0) == "/root");
   CHECK(HomeOf(passwd, 1000) == "/home/u");
   CHECK(HomeOf(passwd, 7) == "/z");
   CHECK(HomeOf(passwd, 8).empty());
+  CHECK(HomeOf(passwd, 11).empty());
   CHECK(HomeOf(passwd, 9).empty());
   CHECK(HomeOf(passwd, 10) == "/last");
   CHECK(HomeOf(passwd, 1).empty());
