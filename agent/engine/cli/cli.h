@@ -46,7 +46,8 @@ struct ExecCommand {
   std::string process_file;
   std::vector<std::string> args;
   bool tty = false;
-  std::string user, cwd, apparmor;
+  std::string user, cwd, apparmor, selinux;
+  std::string cgroup;  // below the container's; empty: that one
   std::vector<std::string> env, capabilities;
   std::vector<uint32_t> additional_gids;
   bool no_new_privileges = false;
@@ -67,7 +68,9 @@ base::Result<int> Delete(const Global& global, const std::string& id, bool force
 base::Result<int> Exec(const Global& global, const ExecCommand& command);
 base::Result<int> State(const Global& global, const std::string& id);
 base::Result<int> List(const Global& global, const std::string& format, bool quiet);
-base::Result<int> Ps(const Global& global, const std::string& id, const std::string& format);
+// With options: what ps(1) of the machine tells about the processes.
+base::Result<int> Ps(const Global& global, const std::string& id, const std::string& format,
+                     const std::vector<std::string>& options);
 base::Result<int> Pause(const Global& global, const std::string& id, bool frozen);
 base::Result<int> Update(const Global& global, const UpdateCommand& command);
 base::Result<int> Events(const Global& global, const std::string& id, bool stats, int64_t interval_ns);

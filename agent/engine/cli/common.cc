@@ -39,7 +39,9 @@ Result<std::unique_ptr<engine::Engine>> MakeEngine() {
 }
 
 Result<Loaded> Load(const Global& global, const std::string& id, Access access) {
-  GCS_ASSIGN(Store store, Store::Open(global.root, id, access));
+  // The longest of what others may be at: a create with its hooks.
+  constexpr int64_t kLockSeconds = 310;
+  GCS_ASSIGN(Store store, Store::Open(global.root, id, access, Deadline(kLockSeconds)));
   return Load(std::move(store));
 }
 
@@ -62,7 +64,7 @@ Result<Loaded> Load(Store store) {
     loaded.status = Status::kCreating;
     return loaded;
   }
-  auto process = OpenProcess(loaded.record);
+  auto process = OpenProcess({loaded.record.pid, loaded.record.start_time}, loaded.record.id);
   if (!process) return loaded;  // stopped
   loaded.pidfd = std::move(*process);
   // A frozen one would not answer.

@@ -49,6 +49,7 @@ Result<engine::Process> MakeProcess(const ExecCommand& command, const engine::Pr
   if (!command.additional_gids.empty()) process["user"]["additionalGids"] = command.additional_gids;
   if (!command.cwd.empty()) process["cwd"] = command.cwd;
   if (!command.apparmor.empty()) process["apparmorProfile"] = command.apparmor;
+  if (!command.selinux.empty()) process["selinuxLabel"] = command.selinux;
   if (command.no_new_privileges) process["noNewPrivileges"] = true;
   engine::Process merged = defaults;
   for (const std::string& variable : command.env) {
@@ -70,6 +71,15 @@ Result<engine::Process> MakeProcess(const ExecCommand& command, const engine::Pr
   return parsed;
 }
 
+// The cgroup of the process: the container's, or one below it, where ".." leads no further up.
+Result<std::string> CgroupFor(const ExecCommand& command, const Record& record) {
+  if (command.cgroup.find(':') != std::string::npos) {
+    return MakeError(EOPNOTSUPP, "exec", "--cgroup", "one for each controller is not supported");
+  }
+  const std::string below = engine::CleanPath(command.cgroup);
+  return below == "/" ? record.cgroup_path : record.cgroup_path + below;
+}
+
 }  // namespace
 
 Result<int> Exec(const Global& global, const ExecCommand& command) {
@@ -89,8 +99,9 @@ Result<int> Exec(const Global& global, const ExecCommand& command) {
                        "cannot exec in a paused container (use --ignore-paused to override)");
     }
     pidfd = std::move(loaded.pidfd);
-    GCS_ASSIGN(container, engine->Adopt(command.id, std::move(loaded.container.spec),
-                                        loaded.record.cgroup_path, loaded.record.bundle));
+    GCS_ASSIGN(const std::string cgroup, CgroupFor(command, loaded.record));
+    GCS_ASSIGN(container,
+               engine->Adopt(command.id, std::move(loaded.container.spec), cgroup, loaded.record.bundle));
   }
   GCS_ASSIGN(engine::Process process, MakeProcess(command, *container.spec.process));
   GCS_TRY(CheckTerminal(process.terminal, command.options));

@@ -12,10 +12,12 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <sstream>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/paths.h"
+#include "base/procfs.h"
 #include "engine/cli/cli.h"
 
 namespace gcs::oci {
@@ -95,6 +97,7 @@ Result<Made> MakeContainer(const Global& global, const CreateCommand& command, b
   Record record{.id = command.id,
                 .bundle = bundle,
                 .rootfs = spec.root_path,
+                .creator = {.pid = getpid(), .start_time = StartTime(getpid())},
                 .created = Now(),
                 .owner = geteuid() == 0 ? "root" : std::to_string(geteuid())};
   GCS_ASSIGN(Store store, Store::Create(global.root, command.id));
@@ -160,6 +163,61 @@ Result<> Remove(Loaded& loaded) {
     GCS_TRY(engine::Engine::Destroy(container, Deadline(kTearDownSeconds)));
   }
   return loaded.store.Remove();
+}
+
+// Kills a call that is making a container, with its children: hooks and the container's process. What it has
+// made is left to who removes the container.
+void KillCreator(const Store& store, const Record& record) {
+  constexpr int64_t kStopSeconds = 2;
+  const auto creator = OpenProcess(record.creator, record.id);
+  if (!creator) return;
+  // Still at it: who has finished has a process to tell of.
+  const auto again = store.Load();
+  if (!again || again->pid != 0 || again->creator.pid != record.creator.pid) return;
+  // As long as it is stopped and not reaping, its children keep their numbers.
+  syscall(SYS_pidfd_send_signal, creator->get(), SIGSTOP, nullptr, 0);
+  const std::string process = "/proc/" + std::to_string(record.creator.pid);
+  const int64_t deadline = Deadline(kStopSeconds);
+  const auto stopped = [&] {
+    const auto stat = base::ParseProcessStat(base::ReadFile(process + "/stat").value_or(""));
+    return stat && stat->state == 'T';
+  };
+  bool quiet = stopped();
+  for (; !quiet && base::MonotonicNs() < deadline; quiet = stopped()) usleep(1000);
+  if (quiet) {
+    std::istringstream children(
+        base::ReadFile(process + "/task/" + std::to_string(record.creator.pid) + "/children").value_or(""));
+    for (int child = 0; children >> child;) {
+      // Hooks lead a process group with what they have started.
+      if (getpgid(child) == child) kill(-child, SIGKILL);
+      kill(child, SIGKILL);
+    }
+  }
+  syscall(SYS_pidfd_send_signal, creator->get(), SIGKILL, nullptr, 0);
+}
+
+// The container to be deleted, locked. With `force` a call that is still making it is ended; any other one
+// has some seconds to come to its end.
+Result<Store> OpenToDelete(const Global& global, const std::string& id, bool force) {
+  constexpr int64_t kLockSeconds = 10;
+  constexpr int64_t kStepNs = 20 * base::kNsPerMs;
+  const int64_t deadline = Deadline(kLockSeconds);
+  for (;;) {
+    auto store = Store::Open(global.root, id, Access::kChange, base::MonotonicNs() + kStepNs);
+    if (store || store.error().err != EWOULDBLOCK) return store;
+    GCS_ASSIGN(const Store other, Store::Open(global.root, id, Access::kRead, 0));
+    if (const auto record = other.Load(); record && record->pid == 0) {
+      if (!force) {
+        return MakeError(EBUSY, "delete container", id,
+                         "cannot delete container that is not stopped: creating");
+      }
+      KillCreator(other, *record);
+    }
+    if (base::MonotonicNs() >= deadline) {
+      return MakeError(EBUSY, "delete container", id,
+                       "another call has been changing it for " + std::to_string(kLockSeconds) + " s");
+    }
+  }
 }
 
 }  // namespace
@@ -253,7 +311,7 @@ Result<int> Kill(const Global& global, const std::string& id, const std::string&
 }
 
 Result<int> Delete(const Global& global, const std::string& id, bool force) {
-  auto store = Store::Open(global.root, id, Access::kChange);
+  auto store = OpenToDelete(global, id, force);
   if (!store && force && store.error().err == ENOENT) return 0;
   if (!store) return std::unexpected(store.error());
   if (auto record = store->Load(); !record && force && record.error().err == ENOENT) {

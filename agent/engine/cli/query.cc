@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // state, list, ps, pause, resume, update, events, spec, features.
+#include <fcntl.h>
 #include <seccomp.h>
+#include <spawn.h>
 #include <sys/capability.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
+#include <optional>
+#include <sstream>
 #include <thread>
 
 #include "base/clock.h"
@@ -94,6 +99,64 @@ Result<engine::Cgroup*> CgroupOf(const Loaded& loaded, const char* act) {
   return loaded.container.cgroup.get();
 }
 
+// What ps(1) prints, an error with that if it fails. The one program of the machine that this one calls: its
+// options are what is asked for.
+Result<std::string> AskPs(const std::vector<std::string>& options) {
+  constexpr size_t kMost = 16 << 20;
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return base::ErrnoError("pipe", "ps");
+  const base::Fd ours(ends[0]);
+  base::Fd theirs(ends[1]);
+  std::vector<std::string> words{"ps"};
+  words.insert(words.end(), options.begin(), options.end());
+  std::vector<char*> pointers;
+  for (std::string& word : words) pointers.push_back(word.data());
+  pointers.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, theirs.get(), 1);
+  posix_spawn_file_actions_adddup2(&actions, theirs.get(), 2);
+  pid_t pid = 0;
+  const int err = posix_spawnp(&pid, "ps", &actions, nullptr, pointers.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (err != 0) return MakeError(err, "ps", "ps", "can't be executed");
+  theirs.Reset();
+  auto output = base::ReadFd(ours.get(), "output of ps", kMost);
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+  if (!output) return output;
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return MakeError(ECHILD, "ps", {}, "exit status " + std::to_string(code) + ": " + *output);
+  }
+  return output;
+}
+
+// The head of the table and the rows of these processes.
+Result<std::string> RowsOf(const std::string& table, const std::vector<int>& pids) {
+  std::istringstream lines(table);
+  std::string line;
+  std::string rows;
+  std::optional<size_t> column;
+  while (std::getline(lines, line)) {
+    std::istringstream text(line);
+    const std::vector<std::string> words{std::istream_iterator<std::string>(text), {}};
+    if (!column) {
+      const auto found = std::ranges::find(words, "PID");
+      if (found == words.end()) {
+        return MakeError(EINVAL, "ps", {}, "couldn't find PID field in ps output");
+      }
+      column = static_cast<size_t>(found - words.begin());
+      rows += line + "\n";
+      continue;
+    }
+    if (*column >= words.size()) continue;
+    const std::string& word = words[*column];
+    if (std::ranges::any_of(pids, [&](int pid) { return std::to_string(pid) == word; })) rows += line + "\n";
+  }
+  return rows;
+}
+
 }  // namespace
 
 Result<int> State(const Global& global, const std::string& id) {
@@ -134,7 +197,8 @@ Result<int> List(const Global& global, const std::string& format, bool quiet) {
   return fflush(stdout) == 0 ? 0 : 1;
 }
 
-Result<int> Ps(const Global& global, const std::string& id, const std::string& format) {
+Result<int> Ps(const Global& global, const std::string& id, const std::string& format,
+               const std::vector<std::string>& options) {
   if (format != "table" && format != "json") return MakeError(EINVAL, "ps", format, "invalid format option");
   GCS_ASSIGN(const Loaded loaded, Load(global, id, Access::kRead));
   // Of a stopped container those that its first process has left behind.
@@ -145,6 +209,12 @@ Result<int> Ps(const Global& global, const std::string& id, const std::string& f
   if (format == "json") {
     std::cout << Text(Json(pids)) << '\n';
     return 0;
+  }
+  if (!options.empty()) {
+    GCS_ASSIGN(const std::string table, AskPs(options));
+    GCS_ASSIGN(const std::string rows, RowsOf(table, pids));
+    std::cout << rows << std::flush;
+    return std::cout ? 0 : 1;
   }
   std::cout << "PID      COMMAND\n";
   for (const int pid : pids) {

@@ -11,8 +11,11 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
+#include "base/clock.h"
 #include "base/paths.h"
 #include "base/procfs.h"
 #include "engine/engine.h"
@@ -29,6 +32,8 @@ namespace {
 
 constexpr char kSocket[] = "start.sock";
 constexpr char kLock[] = "lock";
+
+constexpr int64_t kLockStepNs = 10 * base::kNsPerMs;
 
 Result<Fd> LockDirectory(int dir, const std::string& path, int operation) {
   GCS_ASSIGN(Fd lock, base::OpenFileAt(dir, kLock, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
@@ -74,15 +79,23 @@ Result<Store> Store::Create(const std::string& root, const std::string& id) {
   return Store(path, std::move(*dir), std::move(*lock));
 }
 
-Result<Store> Store::Open(const std::string& root, const std::string& id, Access access) {
+Result<Store> Store::Open(const std::string& root, const std::string& id, Access access,
+                          int64_t deadline_ns) {
   if (!engine::ValidId(id)) return MakeError(EINVAL, "find container", id.substr(0, 64), "bad container id");
   const std::string path = root + "/" + id;
   auto dir = base::OpenFile(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   if (!dir) return NoContainer(id);
   Fd lock;
   if (access == Access::kChange) {
-    auto locked = LockDirectory(dir->get(), path, LOCK_EX);
+    auto locked = LockDirectory(dir->get(), path, LOCK_EX | LOCK_NB);
+    while (!locked && locked.error().err == EWOULDBLOCK && base::MonotonicNs() < deadline_ns) {
+      std::this_thread::sleep_for(std::chrono::nanoseconds(kLockStepNs));
+      locked = LockDirectory(dir->get(), path, LOCK_EX | LOCK_NB);
+    }
     if (!locked && locked.error().err == ENOENT) return NoContainer(id);  // deleted just now
+    if (!locked && locked.error().err == EWOULDBLOCK) {
+      return MakeError(EWOULDBLOCK, "lock container", id, "another call is changing it");
+    }
     if (!locked) return std::unexpected(locked.error());
     lock = std::move(*locked);
   }
@@ -106,6 +119,8 @@ Result<> Store::Save(const Record& record) {
                   {"rootfs", record.rootfs},
                   {"init_process_pid", record.pid},
                   {"init_process_start", record.start_time},
+                  {"creator_pid", record.creator.pid},
+                  {"creator_start", record.creator.start_time},
                   {"created", record.created},
                   {"owner", record.owner}};
   return base::ReplaceFile(path_ + "/state.json", json.dump(), 0600);
@@ -127,6 +142,8 @@ Result<Record> Store::Load() const {
                 .rootfs = reader.String("rootfs"),
                 .pid = static_cast<int>(reader.Int("init_process_pid", 0, 0, INT32_MAX)),
                 .start_time = reader.Uint64("init_process_start", 0),
+                .creator = {.pid = static_cast<int>(reader.Int("creator_pid", 0, 0, INT32_MAX)),
+                            .start_time = reader.Uint64("creator_start", 0)},
                 .created = reader.String("created"),
                 .owner = reader.String("owner")};
   if (reader.error()) return std::unexpected(*reader.error());
@@ -185,11 +202,11 @@ uint64_t StartTime(int pid) {
   return parsed && parsed->state != 'Z' && parsed->state != 'X' ? parsed->start_ticks : 0;
 }
 
-Result<Fd> OpenProcess(const Record& record) {
-  Fd pidfd(record.pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, record.pid, 0)) : -1);
+Result<Fd> OpenProcess(const ProcessId& process, const std::string& id) {
+  Fd pidfd(process.pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, process.pid, 0)) : -1);
   // The number is looked at after the pidfd holds the process.
-  if (!pidfd || StartTime(record.pid) != record.start_time || record.start_time == 0) {
-    return MakeError(ESRCH, "find process", record.id, "container not running");
+  if (!pidfd || StartTime(process.pid) != process.start_time || process.start_time == 0) {
+    return MakeError(ESRCH, "find process", id, "container not running");
   }
   return pidfd;
 }

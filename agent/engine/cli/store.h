@@ -11,6 +11,12 @@
 
 namespace gcs::oci {
 
+// A process by its number and its start in clock ticks since boot, which tells a number that is used again.
+struct ProcessId {
+  int pid = 0;
+  uint64_t start_time = 0;
+};
+
 // What is kept of a container between two calls, in ROOT/ID/state.json beside config.json, its copy of the
 // configuration (later edits of the bundle don't matter), and start.sock, where its first process waits.
 struct Record {
@@ -19,7 +25,8 @@ struct Record {
   std::string cgroup_path;
   std::string rootfs;
   int pid = 0;              // 0: not created yet
-  uint64_t start_time = 0;  // of the process, in clock ticks since boot: tells a reused pid
+  uint64_t start_time = 0;  // of the process, as ProcessId has it
+  ProcessId creator;        // the call that makes it, or has made it
   std::string created;      // RFC 3339
   std::string owner;
 };
@@ -36,7 +43,9 @@ class Store {
   // EEXIST if there is one.
   static base::Result<Store> Create(const std::string& root, const std::string& id);
   // ENOENT if there is no such directory; what a killed create left may be in it.
-  static base::Result<Store> Open(const std::string& root, const std::string& id, Access access);
+  // EWOULDBLOCK if another call is changing it at the deadline (CLOCK_MONOTONIC ns; 0: now).
+  static base::Result<Store> Open(const std::string& root, const std::string& id, Access access,
+                                  int64_t deadline_ns);
   static base::Result<std::vector<std::string>> List(const std::string& root);
 
   base::Result<> Save(const Record& record);
@@ -61,8 +70,8 @@ class Store {
   base::Fd lock_;
 };
 
-// A pidfd of the container's first process; ESRCH if it has ended.
-base::Result<base::Fd> OpenProcess(const Record& record);
+// A pidfd of a process of container `id`; ESRCH if it has ended.
+base::Result<base::Fd> OpenProcess(const ProcessId& process, const std::string& id);
 // Of a process that lives; 0 if it doesn't.
 uint64_t StartTime(int pid);
 
