@@ -88,6 +88,10 @@ class Engine {
   // was made with. `init` is empty. ENOENT if its cgroup is gone.
   base::Result<EngineContainer> Adopt(const std::string& id, Spec spec, const std::string& cgroup_path,
                                       const std::string& bundle);
+  // Waits until containers can be made; the error if they never can.
+  base::Result<> AwaitReady() { return zygote_->AwaitReady(); }
+  // For a process that makes one container and has made it: its zygote may end now.
+  void StopZygote() { zygote_->Stop(); }
   // Kills what is left in the container, removes its cgroup and runs the poststop hooks, whose failure is
   // logged. The first process must be reaped by the caller.
   static base::Result<> Destroy(EngineContainer& container, int64_t deadline_ns);

@@ -140,21 +140,32 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
   Answer(sync, Report::kSpawned, Step::kClone, 0, static_cast<pid_t>(pid), pidfd);
 }
 
-}  // namespace
+// Tells the daemon: 0, or why it is in vain.
+void ReportReady(int socket, int err) noexcept {
+  if (send(socket, &err, sizeof err, MSG_NOSIGNAL) < 0 || err != 0) _exit(1);
+}
 
-void RunZygote(int socket) noexcept {
+// Not dumpable: neither it nor a container's process before its execve can be traced or looked into
+// (CVE-2016-9962).
+void Hide() noexcept {
+  prctl(PR_SET_NAME, "gcs-zygote");
+  prctl(PR_SET_DUMPABLE, 0);
+}
+
+// Serves requests until the socket ends.
+[[noreturn]] void RunZygote(int socket) noexcept {
   const int own_pid_namespace = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
-  if (own_pid_namespace < 0 || EnterZygoteRoot() != 0) _exit(1);
+  if (own_pid_namespace < 0) ReportReady(socket, errno);
+  if (const int entered = EnterZygoteRoot(); entered != 0) ReportReady(socket, -entered);
   // Nor its groups. Who they are from here on, a child need not set again if it is to be the same: root
   // without groups and ambient capabilities.
   if (syscall(SYS_setgroups, 0, nullptr) != 0 || syscall(SYS_setresgid, 0, 0, 0) != 0 ||
       syscall(SYS_setresuid, 0, 0, 0) != 0) {
-    _exit(1);
+    ReportReady(socket, errno);
   }
   prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
   UseAllProcessors();
-  const int ready = 0;
-  if (send(socket, &ready, sizeof ready, MSG_NOSIGNAL) < 0) _exit(1);
+  ReportReady(socket, 0);
   for (;;) {
     Request request;
     const int got = Receive(socket, request);
@@ -166,7 +177,15 @@ void RunZygote(int socket) noexcept {
   }
 }
 
-Result<std::unique_ptr<Zygote>> Zygote::Start() {
+}  // namespace
+
+void RunZygoteProgram(int socket) noexcept {
+  Hide();
+  fcntl(socket, F_SETFD, FD_CLOEXEC);
+  RunZygote(socket);
+}
+
+Result<std::unique_ptr<Zygote>> Zygote::Start(Become become) {
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
     return ErrnoError("socketpair", "zygote");
@@ -176,10 +195,7 @@ Result<std::unique_ptr<Zygote>> Zygote::Start() {
   const pid_t pid = fork();
   if (pid < 0) return ErrnoError("fork", "zygote");
   if (pid == 0) {
-    // Not dumpable: neither it nor a container's process before its execve can be traced or looked into
-    // (CVE-2016-9962).
-    prctl(PR_SET_NAME, "gcs-zygote");
-    prctl(PR_SET_DUMPABLE, 0);
+    Hide();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(1);
     // Descriptors 0-2 are taken, so that none of a plan's can be one of them.
@@ -193,15 +209,29 @@ Result<std::unique_ptr<Zygote>> Zygote::Start() {
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
     for (int number = 1; number < NSIG; ++number) signal(number, SIG_DFL);
+    if (become != nullptr) {
+      fcntl(kSocket, F_SETFD, 0);
+      ReportReady(kSocket, -become(kSocket));
+    }
     RunZygote(kSocket);
   }
-  theirs.Reset();
-  int ready = 0;
-  if (recv(ours.get(), &ready, sizeof ready, 0) != sizeof ready) {
-    waitpid(pid, nullptr, 0);
-    return base::MakeError(ECHILD, "start zygote", "mount namespace", "it ended before it was ready");
-  }
   return std::unique_ptr<Zygote>(new Zygote(std::move(ours), pid));
+}
+
+const Result<>& Zygote::AwaitReady() {
+  std::call_once(asked_, [&] {
+    int err = 0;
+    ssize_t n = -1;
+    do {
+      n = recv(socket_.get(), &err, sizeof err, 0);
+    } while (n < 0 && errno == EINTR);
+    if (n != sizeof err) {
+      ready_ = base::MakeError(ECHILD, "start zygote", "mount namespace", "it ended before it was ready");
+    } else if (err != 0) {
+      ready_ = base::MakeError(err, "start zygote", "mount namespace");
+    }
+  });
+  return ready_;
 }
 
 Zygote::~Zygote() {
@@ -210,6 +240,7 @@ Zygote::~Zygote() {
 }
 
 Result<> Zygote::Spawn(std::string_view plan, std::span<const int> fds) {
+  GCS_TRY(Result<>(AwaitReady()));
   if (fds.size() > static_cast<size_t>(kMaxPlanFds))
     return base::MakeError(E2BIG, "send plan", "descriptors");
   if (plan.size() > kMaxPlanBytes) return base::MakeError(E2BIG, "send plan", "plan", "too large");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string_view>
 
@@ -16,8 +17,15 @@ namespace gcs::engine {
 // not depend on the size of the agent.
 class Zygote {
  public:
-  // Must be called while the process has one thread. Needs CAP_SYS_ADMIN.
-  static base::Result<std::unique_ptr<Zygote>> Start();
+  // Turns the new process into another program, which is to call RunZygoteProgram: `socket` stays open. Returns -errno
+  // if that fails.
+  using Become = int (*)(int socket) noexcept;
+  // Must be called while the process has one thread. Needs CAP_SYS_ADMIN. The zygote gets ready meanwhile.
+  static base::Result<std::unique_ptr<Zygote>> Start(Become become = nullptr);
+  // Waits until it is ready; the error if it could not be.
+  const base::Result<>& AwaitReady();
+  // Lets it end; there are no more containers to be cloned.
+  void Stop() { socket_.Reset(); }
   ~Zygote();  // ends the process and reaps it
   Zygote(const Zygote&) = delete;
   Zygote& operator=(const Zygote&) = delete;
@@ -32,9 +40,11 @@ class Zygote {
   Zygote(base::Fd socket, pid_t pid) : socket_(std::move(socket)), pid_(pid) {}
   base::Fd socket_;
   pid_t pid_;
+  std::once_flag asked_;
+  base::Result<> ready_;
 };
 
-// The zygote's side: serves requests until the socket ends. Separate for tests and fuzzing.
-[[noreturn]] void RunZygote(int socket) noexcept;
+// What the program that a zygote has become does first and last.
+[[noreturn]] void RunZygoteProgram(int socket) noexcept;
 
 }  // namespace gcs::engine

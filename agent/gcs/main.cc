@@ -99,6 +99,7 @@ base::Result<> Serve(const Options& options) {
   }
   // After the fork: containers must not inherit the agent's limits and ignored signals.
   GCS_TRY(PrepareProcess(options));
+  if (engine != nullptr) GCS_TRY(engine->AwaitReady());
 
   sigset_t signals;
   sigemptyset(&signals);

@@ -90,7 +90,9 @@ struct Loaded {
 };
 base::Result<Loaded> Load(const Global& global, const std::string& id, Access access);
 base::Result<Loaded> Load(Store store);
-base::Result<std::unique_ptr<engine::Engine>> MakeEngine();
+// As early as can be, because it gets ready while we read what to do; but after a look at the caller's descriptors.
+base::Result<std::unique_ptr<engine::Zygote>> StartZygote();
+base::Result<std::unique_ptr<engine::Engine>> MakeEngine(std::unique_ptr<engine::Zygote> zygote);
 base::Json StateOf(const Loaded& loaded);
 
 // The number of "KILL", "SIGKILL" or "9".

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/paths.h"
 #include "engine/cli/cli.h"
+#include "engine/cli/sealed.h"
 #include "engine/send_fd.h"
 
 namespace gcs::oci {
@@ -27,8 +28,9 @@ using base::Result;
 
 int64_t Deadline(int64_t seconds) { return base::MonotonicNs() + seconds * base::kNsPerSec; }
 
-Result<std::unique_ptr<engine::Engine>> MakeEngine() {
-  GCS_ASSIGN(std::unique_ptr<engine::Zygote> zygote, engine::Zygote::Start());
+Result<std::unique_ptr<engine::Zygote>> StartZygote() { return engine::Zygote::Start(BecomeSealedZygote); }
+
+Result<std::unique_ptr<engine::Engine>> MakeEngine(std::unique_ptr<engine::Zygote> zygote) {
   engine::Engine::Options options;
   options.cgroup_mount = kCgroupMount;
   options.cgroup_parent = "";

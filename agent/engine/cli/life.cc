@@ -84,6 +84,7 @@ struct Made {
 Result<Made> MakeContainer(const Global& global, const CreateCommand& command, bool listen) {
   GCS_ASSIGN(const int listened, ListenedFds());
   GCS_ASSIGN(std::vector<int> preserved, PreservedFds(command.process, listened));
+  GCS_ASSIGN(std::unique_ptr<engine::Zygote> zygote, StartZygote());
   GCS_ASSIGN(const std::string bundle, AbsolutePath(command.bundle));
   GCS_ASSIGN(const std::string config, base::ReadFile(bundle + "/config.json", 16 << 20));
   GCS_ASSIGN(engine::Spec spec, engine::ParseSpec(config, bundle));
@@ -93,7 +94,7 @@ Result<Made> MakeContainer(const Global& global, const CreateCommand& command, b
     spec.process->env.push_back("LISTEN_FDS=" + std::to_string(listened));
     spec.process->env.emplace_back("LISTEN_PID=1");
   }
-  GCS_ASSIGN(std::unique_ptr<engine::Engine> engine, MakeEngine());
+  GCS_ASSIGN(std::unique_ptr<engine::Engine> engine, MakeEngine(std::move(zygote)));
   Record record{.id = command.id,
                 .bundle = bundle,
                 .rootfs = spec.root_path,
@@ -126,6 +127,7 @@ Result<Made> MakeContainer(const Global& global, const CreateCommand& command, b
                                             .start_listener = listener.get(),
                                             .new_keyring = !command.no_new_keyring,
                                             .deadline_ns = Deadline(kCreateSeconds)});
+  engine->StopZygote();
   if (!container) return undo(container.error());
   const auto destroy = [&](base::Error error) -> std::unexpected<base::Error> {
     container->init.Kill();

@@ -4,6 +4,7 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
+#include <cstring>
 #include <ctime>
 #include <iostream>
 
@@ -13,6 +14,7 @@
 #include "engine/cli/cli.h"
 #include "engine/cli/options.h"
 #include "engine/cli/sealed.h"
+#include "engine/zygote.h"
 
 namespace gcs::oci {
 namespace {
@@ -97,13 +99,6 @@ int Main(int argc, char** argv) {
   const int sink = global.log.empty() ? 2 : -1;
   if (sink >= 0)
     base::SetLogOutput(sink, base::LogFormat::kText, global.debug ? base::Level::kDebug : base::Level::kWarn);
-  // Those that have processes of ours in a container.
-  if (line.command == "create" || line.command == "run" || line.command == "exec") {
-    if (const auto sealed = RunFromSealedCopy(argv); !sealed) {
-      Report(global, sealed.error());
-      return kFailed;
-    }
-  }
   const Result<int> code = Execute(line);
   if (code) return *code;
   Report(global, code.error());
@@ -114,4 +109,8 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace gcs::oci
 
-int main(int argc, char** argv) { return gcs::oci::Main(argc, argv); }
+int main(int argc, char** argv) {
+  constexpr int kZygoteSocket = 3;
+  if (argc == 1 && strcmp(argv[0], gcs::oci::kZygoteName) == 0) gcs::engine::RunZygoteProgram(kZygoteSocket);
+  return gcs::oci::Main(argc, argv);
+}
