@@ -17,8 +17,8 @@ namespace gcs::engine {
 // not depend on the size of the agent.
 class Zygote {
  public:
-  // Turns the new process into another program, which is to call RunZygoteProgram: `socket` stays open. Returns -errno
-  // if that fails.
+  // Turns the new process into another program, which is to call RunZygoteProgram: `socket` stays open.
+  // Returns -errno if that fails.
   using Become = int (*)(int socket) noexcept;
   // Must be called while the process has one thread. Needs CAP_SYS_ADMIN. The zygote gets ready meanwhile.
   static base::Result<std::unique_ptr<Zygote>> Start(Become become = nullptr);

@@ -60,12 +60,15 @@ struct UpdateCommand {
   base::Json resources = base::Json::object();  // of the flags, over the file's
 };
 
-base::Result<int> Create(const Global& global, const CreateCommand& command);
-base::Result<int> Run(const Global& global, const CreateCommand& command);
+base::Result<int> Create(const Global& global, const CreateCommand& command,
+                         std::unique_ptr<engine::Zygote> zygote);
+base::Result<int> Run(const Global& global, const CreateCommand& command,
+                      std::unique_ptr<engine::Zygote> zygote);
 base::Result<int> Start(const Global& global, const std::string& id);
 base::Result<int> Kill(const Global& global, const std::string& id, const std::string& signal, bool all);
 base::Result<int> Delete(const Global& global, const std::string& id, bool force);
-base::Result<int> Exec(const Global& global, const ExecCommand& command);
+base::Result<int> Exec(const Global& global, const ExecCommand& command,
+                       std::unique_ptr<engine::Zygote> zygote);
 base::Result<int> State(const Global& global, const std::string& id);
 base::Result<int> List(const Global& global, const std::string& format, bool quiet);
 // With options: what ps(1) of the machine tells about the processes.
@@ -90,8 +93,6 @@ struct Loaded {
 };
 base::Result<Loaded> Load(const Global& global, const std::string& id, Access access);
 base::Result<Loaded> Load(Store store);
-// As early as can be, because it gets ready while we read what to do; but after a look at the caller's descriptors.
-base::Result<std::unique_ptr<engine::Zygote>> StartZygote();
 base::Result<std::unique_ptr<engine::Engine>> MakeEngine(std::unique_ptr<engine::Zygote> zygote);
 base::Json StateOf(const Loaded& loaded);
 

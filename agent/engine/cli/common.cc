@@ -16,7 +16,6 @@
 #include "base/clock.h"
 #include "base/paths.h"
 #include "engine/cli/cli.h"
-#include "engine/cli/sealed.h"
 #include "engine/send_fd.h"
 
 namespace gcs::oci {
@@ -27,8 +26,6 @@ using base::MakeError;
 using base::Result;
 
 int64_t Deadline(int64_t seconds) { return base::MonotonicNs() + seconds * base::kNsPerSec; }
-
-Result<std::unique_ptr<engine::Zygote>> StartZygote() { return engine::Zygote::Start(BecomeSealedZygote); }
 
 Result<std::unique_ptr<engine::Engine>> MakeEngine(std::unique_ptr<engine::Zygote> zygote) {
   engine::Engine::Options options;
@@ -130,7 +127,10 @@ Result<> CheckTerminal(bool terminal, const ProcessOptions& options) {
 Result<std::vector<int>> PreservedFds(const ProcessOptions& options, int listened) {
   std::vector<int> fds;
   for (int fd = 3; fd < 3 + listened + options.preserve_fds; ++fd) {
-    if (fcntl(fd, F_GETFD) < 0) return ErrnoError("preserve descriptor", std::to_string(fd));
+    const int flags = fcntl(fd, F_GETFD);
+    if (flags < 0) return ErrnoError("preserve descriptor", std::to_string(fd));
+    // One of our own.
+    if ((flags & FD_CLOEXEC) != 0) return MakeError(EBADF, "preserve descriptor", std::to_string(fd));
     fds.push_back(fd);
   }
   return fds;

@@ -82,10 +82,9 @@ Result<std::string> CgroupFor(const ExecCommand& command, const Record& record) 
 
 }  // namespace
 
-Result<int> Exec(const Global& global, const ExecCommand& command) {
+Result<int> Exec(const Global& global, const ExecCommand& command, std::unique_ptr<engine::Zygote> zygote) {
   GCS_ASSIGN(std::vector<int> preserved, PreservedFds(command.options, 0));
   if (!command.options.detach) BlockSignals();
-  GCS_ASSIGN(std::unique_ptr<engine::Zygote> zygote, StartZygote());
   GCS_ASSIGN(const std::unique_ptr<engine::Engine> engine, MakeEngine(std::move(zygote)));
   engine::EngineContainer container;
   Fd pidfd;

@@ -81,10 +81,10 @@ struct Made {
   base::Fd console;  // not sent to a console socket
 };
 
-Result<Made> MakeContainer(const Global& global, const CreateCommand& command, bool listen) {
+Result<Made> MakeContainer(const Global& global, const CreateCommand& command, bool listen,
+                           std::unique_ptr<engine::Zygote> zygote) {
   GCS_ASSIGN(const int listened, ListenedFds());
   GCS_ASSIGN(std::vector<int> preserved, PreservedFds(command.process, listened));
-  GCS_ASSIGN(std::unique_ptr<engine::Zygote> zygote, StartZygote());
   GCS_ASSIGN(const std::string bundle, AbsolutePath(command.bundle));
   GCS_ASSIGN(const std::string config, base::ReadFile(bundle + "/config.json", 16 << 20));
   GCS_ASSIGN(engine::Spec spec, engine::ParseSpec(config, bundle));
@@ -224,24 +224,31 @@ Result<Store> OpenToDelete(const Global& global, const std::string& id, bool for
 
 }  // namespace
 
-Result<int> Create(const Global& global, const CreateCommand& command) {
+Result<int> Create(const Global& global, const CreateCommand& command,
+                   std::unique_ptr<engine::Zygote> zygote) {
   CreateCommand detached = command;
   detached.process.detach = true;
-  GCS_TRY(MakeContainer(global, detached, true));
+  GCS_TRY(MakeContainer(global, detached, true, std::move(zygote)));
   return 0;
 }
 
-Result<int> Run(const Global& global, const CreateCommand& command) {
+Result<int> Run(const Global& global, const CreateCommand& command, std::unique_ptr<engine::Zygote> zygote) {
   if (!command.process.detach) BlockSignals();
-  GCS_ASSIGN(Made made, MakeContainer(global, command, false));
+  GCS_ASSIGN(Made made, MakeContainer(global, command, false, std::move(zygote)));
   const int pid = made.container.init.pid();
-  const auto cleanup = [&] {
+  const auto start_time = StartTime(pid);
+  const auto remove = [&]() -> Result<> {
+    auto store = Store::Open(global.root, command.id, Access::kChange, Deadline(kCreateSeconds));
+    if (!store && store.error().err == ENOENT) return {};
+    if (!store) return std::unexpected(store.error());
     // Others may have deleted it, and even made another one of that name.
-    auto loaded = Load(global, command.id, Access::kChange);
-    if (!loaded && loaded.error().err == ENOENT) return;
-    if (loaded && loaded->record.pid != pid) return;
-    auto removed = loaded ? Remove(*loaded) : Result<>(std::unexpected(std::move(loaded).error()));
-    if (!removed) base::LogError("remove container", removed.error());
+    const auto record = store->Load();
+    if (!record || record->pid != pid || record->start_time != start_time) return {};
+    GCS_TRY(engine::Engine::Destroy(made.container, Deadline(kTearDownSeconds)));
+    return store->Remove();
+  };
+  const auto cleanup = [&] {
+    if (const auto removed = remove(); !removed) base::LogError("remove container", removed.error());
   };
   auto started = engine::Engine::Start(made.container, made.container.init, Deadline(kCreateSeconds));
   // Others need not wait for the process's end.

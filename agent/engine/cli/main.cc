@@ -51,34 +51,48 @@ int64_t Nanoseconds(double seconds) {
 
 struct Command {
   std::string_view name;
-  Result<int> (*run)(const CommandLine& line);
+  // `zygote`: for those that have processes of ours in a container.
+  Result<int> (*run)(const CommandLine& line, std::unique_ptr<engine::Zygote> zygote);
 };
 constexpr Command kCommands[] = {
-    {"create", [](const CommandLine& line) { return Create(line.global, line.create); }},
-    {"run", [](const CommandLine& line) { return Run(line.global, line.create); }},
-    {"start", [](const CommandLine& line) { return Start(line.global, line.id); }},
-    {"kill", [](const CommandLine& line) { return Kill(line.global, line.id, line.signal, line.all); }},
-    {"delete", [](const CommandLine& line) { return Delete(line.global, line.id, line.force); }},
-    {"exec", [](const CommandLine& line) { return Exec(line.global, line.exec); }},
-    {"state", [](const CommandLine& line) { return State(line.global, line.id); }},
-    {"list", [](const CommandLine& line) { return List(line.global, line.format, line.quiet); }},
-    {"ps", [](const CommandLine& line) { return Ps(line.global, line.id, line.format, line.ps_options); }},
-    {"pause", [](const CommandLine& line) { return Pause(line.global, line.id, true); }},
-    {"resume", [](const CommandLine& line) { return Pause(line.global, line.id, false); }},
-    {"update", [](const CommandLine& line) { return Update(line.global, line.update); }},
-    {"events",
-     [](const CommandLine& line) {
-       return Events(line.global, line.id, line.stats, Nanoseconds(line.interval_s));
-     }},
-    {"spec", [](const CommandLine& line) { return WriteSpec(line.bundle); }},
-    {"features", [](const CommandLine&) { return Features(); }},
+    {"create", [](const CommandLine& line,
+                  auto zygote) { return Create(line.global, line.create, std::move(zygote)); }},
+    {"run",
+     [](const CommandLine& line, auto zygote) { return Run(line.global, line.create, std::move(zygote)); }},
+    {"start", [](const CommandLine& line, auto) { return Start(line.global, line.id); }},
+    {"kill", [](const CommandLine& line, auto) { return Kill(line.global, line.id, line.signal, line.all); }},
+    {"delete", [](const CommandLine& line, auto) { return Delete(line.global, line.id, line.force); }},
+    {"exec",
+     [](const CommandLine& line, auto zygote) { return Exec(line.global, line.exec, std::move(zygote)); }},
+    {"state", [](const CommandLine& line, auto) { return State(line.global, line.id); }},
+    {"list", [](const CommandLine& line, auto) { return List(line.global, line.format, line.quiet); }},
+    {"ps",
+     [](const CommandLine& line, auto) { return Ps(line.global, line.id, line.format, line.ps_options); }},
+    {"pause", [](const CommandLine& line, auto) { return Pause(line.global, line.id, true); }},
+    {"resume", [](const CommandLine& line, auto) { return Pause(line.global, line.id, false); }},
+    {"update", [](const CommandLine& line, auto) { return Update(line.global, line.update); }},
+    {"events", [](const CommandLine& line,
+                  auto) { return Events(line.global, line.id, line.stats, Nanoseconds(line.interval_s)); }},
+    {"spec", [](const CommandLine& line, auto) { return WriteSpec(line.bundle); }},
+    {"features", [](const CommandLine&, auto) { return Features(); }},
 };
 
-Result<int> Execute(const CommandLine& line) {
+Result<int> Execute(const CommandLine& line, std::unique_ptr<engine::Zygote> zygote) {
   for (const Command& command : kCommands) {
-    if (command.name == line.command) return command.run(line);
+    if (command.name == line.command) return command.run(line, std::move(zygote));
   }
   return MakeError(EOPNOTSUPP, line.command, {}, "is not supported");
+}
+
+// As early as can be, since it gets ready while we read what to do: before the command line is parsed. One
+// that is started in vain ends with us.
+Result<std::unique_ptr<engine::Zygote>> StartZygote(int argc, char** argv) {
+  constexpr std::string_view kWithProcesses[] = {"create", "run", "exec"};
+  for (int i = 1; i < argc; ++i) {
+    if (std::ranges::find(kWithProcesses, argv[i]) != std::end(kWithProcesses))
+      return engine::Zygote::Start(BecomeSealedZygote);
+  }
+  return nullptr;
 }
 
 int Main(int argc, char** argv) {
@@ -88,6 +102,7 @@ int Main(int argc, char** argv) {
   prctl(PR_SET_DUMPABLE, 0);
   CommandLine line;
   const Global& global = line.global;
+  auto zygote = StartZygote(argc, argv);
   if (const auto parsed = ParseCommandLine({argv + 1, argv + std::max(argc, 1)}, line); !parsed) {
     Report(global, parsed.error());
     return kFailed;
@@ -99,7 +114,11 @@ int Main(int argc, char** argv) {
   const int sink = global.log.empty() ? 2 : -1;
   if (sink >= 0)
     base::SetLogOutput(sink, base::LogFormat::kText, global.debug ? base::Level::kDebug : base::Level::kWarn);
-  const Result<int> code = Execute(line);
+  if (!zygote) {
+    Report(global, zygote.error());
+    return kFailed;
+  }
+  const Result<int> code = Execute(line, std::move(*zygote));
   if (code) return *code;
   Report(global, code.error());
   // runc's of an exec that failed for itself; 1 could be the program's.

@@ -174,39 +174,72 @@ CLI::App* AddSimple(CLI::App& app, CommandLine& line, const char* name, const ch
   return command;
 }
 
-void AddOthers(CLI::App& app, CommandLine& line) {
-  AddSimple(app, line, "start", "start a created container");
-  AddSimple(app, line, "state", "print the state");
-  AddSimple(app, line, "pause", "freeze all processes");
-  AddSimple(app, line, "resume", "thaw all processes");
-  AddSimple(app, line, "delete", "remove a stopped container")
-      ->add_flag("-f,--force", line.force, "kill it first; one that is not there is no error");
-
+void AddKill(CLI::App& app, CommandLine& line) {
   auto* kill = AddSimple(app, line, "kill", "send a signal");
   kill->add_option("signal", line.signal, "name or number")->capture_default_str();
   kill->add_flag("-a,--all", line.all, "to all processes");
+}
 
+void AddEvents(CLI::App& app, CommandLine& line) {
   auto* events = AddSimple(app, line, "events", "print counters as JSON lines");
   events->add_flag("--stats", line.stats, "once");
   events->add_option("--interval", line.interval_s, "seconds between two lines")
       ->transform(CLI::AsNumberWithUnit(std::map<std::string, double>{{"ms", 0.001}, {"s", 1}, {"m", 60}},
                                         CLI::AsNumberWithUnit::CASE_SENSITIVE))
       ->check(CLI::Range(0.01, 86400.0));
+}
 
+void AddPs(CLI::App& app, CommandLine& line) {
   auto* ps = app.add_subcommand("ps", "list the processes");
   ps->footer("Behind the options: container-id [option of ps(1)...]");
   ps->add_option("-f,--format", line.format, "table or json");
+}
+
+void AddList(CLI::App& app, CommandLine& line) {
   auto* list = app.add_subcommand("list", "list the containers");
   list->add_option("-f,--format", line.format, "table or json");
   list->add_flag("-q,--quiet", line.quiet, "ids only");
+}
 
+void AddSpec(CLI::App& app, CommandLine& line) {
   auto* spec = app.add_subcommand("spec", "write a config.json to begin with");
   spec->add_option("-b,--bundle", line.bundle, "directory")->capture_default_str();
   AddRefused(*spec, "--rootless", "containers without root are not supported", false);
-  app.add_subcommand("features", "print what this runtime can do");
-  for (const char* name : {"checkpoint", "restore"})
-    app.add_subcommand(name, "not supported")->allow_extras();
 }
+
+struct Subcommand {
+  std::string_view name;
+  void (*add)(CLI::App& app, CommandLine& line);
+};
+constexpr Subcommand kSubcommands[] = {
+    {"create", [](CLI::App& app, CommandLine& line) { AddCreate(app, line.create, false); }},
+    {"run", [](CLI::App& app, CommandLine& line) { AddCreate(app, line.create, true); }},
+    {"exec", [](CLI::App& app, CommandLine& line) { AddExec(app, line.exec); }},
+    {"update", [](CLI::App& app, CommandLine& line) { AddUpdate(app, line.update); }},
+    {"start",
+     [](CLI::App& app, CommandLine& line) { AddSimple(app, line, "start", "start a created container"); }},
+    {"state", [](CLI::App& app, CommandLine& line) { AddSimple(app, line, "state", "print the state"); }},
+    {"pause",
+     [](CLI::App& app, CommandLine& line) { AddSimple(app, line, "pause", "freeze all processes"); }},
+    {"resume",
+     [](CLI::App& app, CommandLine& line) { AddSimple(app, line, "resume", "thaw all processes"); }},
+    {"delete",
+     [](CLI::App& app, CommandLine& line) {
+       AddSimple(app, line, "delete", "remove a stopped container")
+           ->add_flag("-f,--force", line.force, "kill it first; one that is not there is no error");
+     }},
+    {"kill", AddKill},
+    {"events", AddEvents},
+    {"ps", AddPs},
+    {"list", AddList},
+    {"spec", AddSpec},
+    {"features",
+     [](CLI::App& app, CommandLine&) { app.add_subcommand("features", "print what this runtime can do"); }},
+    {"checkpoint",
+     [](CLI::App& app, CommandLine&) { app.add_subcommand("checkpoint", "not supported")->allow_extras(); }},
+    {"restore",
+     [](CLI::App& app, CommandLine&) { app.add_subcommand("restore", "not supported")->allow_extras(); }},
+};
 
 bool TakesValue(const CLI::Option* option) {
   return option != nullptr && option->get_items_expected_max() > 0;
@@ -276,11 +309,6 @@ Result<> ParseCommandLine(std::vector<std::string> words, CommandLine& line) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   AddGlobal(app, line.global);
   app.require_subcommand(1);
-  AddCreate(app, line.create, false);
-  AddCreate(app, line.create, true);
-  AddExec(app, line.exec);
-  AddUpdate(app, line.update);
-  AddOthers(app, line);
   const auto wrong = [](std::string_view what, std::string message) -> std::unexpected<base::Error> {
     return MakeError(EINVAL, "parse command line", what, std::move(message));
   };
@@ -290,6 +318,14 @@ Result<> ParseCommandLine(std::vector<std::string> words, CommandLine& line) {
   // What belongs to a process, or to ps(1), is out of the parser's sight, whatever it looks like.
   std::vector<std::string> tail;
   const size_t name_at = SkipFlags(app, words, 0);
+  // Telling the parser of all commands takes longer than parsing does, so it hears of the others only when
+  // there is no such one.
+  const std::string_view name =
+      name_at < words.size() ? std::string_view(words[name_at]) : std::string_view();
+  const bool known = std::ranges::find(kSubcommands, name, &Subcommand::name) != std::end(kSubcommands);
+  for (const Subcommand& subcommand : kSubcommands) {
+    if (!known || subcommand.name == name) subcommand.add(app, line);
+  }
   bool has_tail = false;
   const auto named = [&](const CLI::App* sub) {
     return name_at < words.size() && sub->get_name() == words[name_at];

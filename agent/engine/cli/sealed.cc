@@ -45,8 +45,8 @@ Fd MountDetached(const char* type, const char* key, const char* value) noexcept 
   return Fd(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY)));
 }
 
-// The program in a file system that is read-only for good: an overlay without an upper layer. It wants two lower
-// ones, so an empty one goes with it. Invalid if that can't be had here.
+// The program in a file system that is read-only for good: an overlay without an upper layer. It wants two
+// lower ones, so an empty one goes with it. Invalid if that can't be had here.
 Fd OpenInOverlay(const Fd& self) noexcept {
   char path[PATH_MAX];
   const ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
