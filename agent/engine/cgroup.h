@@ -57,8 +57,13 @@ class Cgroup {
   [[nodiscard]] const std::string& path() const { return path_; }
   // v2: the directory, for CLONE_INTO_CGROUP. v1: -1; processes go in by Enter.
   [[nodiscard]] virtual int fd() const = 0;
-  // Descriptor of the directory in hierarchy `index` (of CgroupRoot::hierarchies; v2: any).
-  [[nodiscard]] virtual int DirectoryOf(size_t index) const = 0;
+  // The directory in hierarchy `index` (of CgroupRoot::hierarchies; v2: any): `path` from descriptor `dir`,
+  // which stays the cgroup's; empty: `dir` itself.
+  struct Place {
+    int dir;
+    std::string path;
+  };
+  [[nodiscard]] virtual Place PlaceOf(size_t index) const = 0;
 
   // Writes the limits of a new container. EOPNOTSUPP names a controller that isn't available.
   virtual base::Result<> Apply(const Resources& resources) = 0;

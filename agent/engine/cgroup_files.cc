@@ -29,9 +29,10 @@ struct OldValue {
 int WriteChoice(const CgroupWrite& write, bool restore, std::vector<OldValue>& old, std::string& file) {
   for (const auto& choice : write.setting.choices) {
     file = choice.file;
+    const std::string path = write.prefix + choice.file;
     std::string before;
     if (restore || choice.value.starts_with("-")) {
-      auto text = base::ReadFileAt(write.dir, choice.file);
+      auto text = base::ReadFileAt(write.dir, path);
       if (!text && text.error().err == ENOENT) continue;
       before = text.value_or("");
     }
@@ -39,9 +40,9 @@ int WriteChoice(const CgroupWrite& write, bool restore, std::vector<OldValue>& o
     if (choice.file == "cpu.max" && value.starts_with("-")) {
       value = before.substr(0, before.find(' ')) + value.substr(1);
     }
-    const auto written = base::WriteFileAt(write.dir, choice.file, value);
+    const auto written = base::WriteFileAt(write.dir, path, value);
     if (written) {
-      if (restore) old.push_back({write.dir, choice.file, std::move(before)});
+      if (restore) old.push_back({write.dir, path, std::move(before)});
       return 0;
     }
     if (written.error().err != ENOENT) return written.error().err;

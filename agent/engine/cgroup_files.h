@@ -22,6 +22,7 @@ uint64_t ReadNumber(int dir, const char* name);
 // A setting, and the cgroup directory that it is for; `where` names that in errors.
 struct CgroupWrite {
   int dir;
+  std::string prefix;  // of the file's path from `dir`: "", or the cgroup's with a slash
   std::string where;
   CgroupSetting setting;
 };

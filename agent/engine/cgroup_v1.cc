@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <mutex>
 #include <thread>
 
 #include "base/clock.h"
@@ -22,12 +23,36 @@ using base::Result;
 
 namespace {
 
-// The container's directory in one hierarchy.
+// Whether new cpusets below one have its processors and memory nodes to begin with.
+constexpr char kInherit[] = "cgroup.clone_children";
+
+// The container's directory in one hierarchy. One that was found is held by its descriptor; one that was made
+// is nobody else's, and its path will do.
 struct Directory {
   const CgroupHierarchy* hierarchy;
-  Fd root;  // the mount
+  int root;          // the mount
+  std::string path;  // from there
   Fd fd;
   std::vector<std::string> made;  // below the mount, outermost first
+
+  [[nodiscard]] Cgroup::Place Place() const {
+    return fd.valid() ? Cgroup::Place{fd.get(), {}} : Cgroup::Place{root, path};
+  }
+  [[nodiscard]] int Dir() const { return fd.valid() ? fd.get() : root; }
+  // From there.
+  [[nodiscard]] std::string File(std::string_view name) const {
+    return fd.valid() ? std::string(name) : path + "/" + std::string(name);
+  }
+  [[nodiscard]] Result<std::string> Read(std::string_view name, size_t limit = 1 << 20) const {
+    return base::ReadFileAt(Dir(), File(name), limit);
+  }
+  [[nodiscard]] Result<> Write(std::string_view name, std::string_view value) const {
+    return base::WriteFileAt(Dir(), File(name), value);
+  }
+  [[nodiscard]] uint64_t Number(std::string_view name) const { return ReadNumber(Dir(), File(name).c_str()); }
+  [[nodiscard]] KeyedValues Keyed(std::string_view name) const {
+    return ReadKeyed(Dir(), File(name).c_str());
+  }
 };
 
 bool Has(const CgroupHierarchy& hierarchy, std::string_view controller) {
@@ -83,18 +108,18 @@ class CgroupV1 final : public Cgroup {
   void Adopt() {
     devices_.Adopt();
     for (Directory& directory : directories_) {
-      directory.made = MarkedParents(directory.root.get(), path_.substr(1));
+      directory.made = MarkedParents(directory.root, path_.substr(1));
       directory.made.push_back(path_.substr(1));
     }
   }
 
   [[nodiscard]] int fd() const override { return -1; }
-  [[nodiscard]] int DirectoryOf(size_t index) const override { return directories_[index].fd.get(); }
+  [[nodiscard]] Place PlaceOf(size_t index) const override { return directories_[index].Place(); }
   Result<> Apply(const Resources& resources) override { return Write(resources, false); }
   Result<> Update(const Resources& resources) override {
     if (resources.memory_check_before_update && resources.memory_limit.value_or(0) > 0) {
       const Directory* memory = Find("memory");
-      const uint64_t used = memory == nullptr ? 0 : ReadNumber(memory->fd.get(), "memory.usage_in_bytes");
+      const uint64_t used = memory == nullptr ? 0 : memory->Number("memory.usage_in_bytes");
       if (used > static_cast<uint64_t>(*resources.memory_limit)) {
         return MakeError(EBUSY, "set limit", path_ + "/memory.limit_in_bytes",
                          std::to_string(used) + " bytes are in use");
@@ -105,7 +130,7 @@ class CgroupV1 final : public Cgroup {
   Result<> SetDevices(const std::vector<DeviceRule>& rules) override;
   Result<> Enter(int pid) override {
     for (const Directory& directory : directories_) {
-      auto entered = base::WriteFileAt(directory.fd.get(), "cgroup.procs", std::to_string(pid));
+      auto entered = directory.Write("cgroup.procs", std::to_string(pid));
       if (entered) continue;
       entered.error().object = Where(directory) + "/cgroup.procs";
       return entered;
@@ -121,8 +146,7 @@ class CgroupV1 final : public Cgroup {
   bool RemoveIfEmpty() override {
     for (Directory& directory : directories_) {
       if (directory.made.empty()) continue;
-      if (unlinkat(directory.root.get(), directory.made.back().c_str(), AT_REMOVEDIR) != 0 &&
-          errno != ENOENT) {
+      if (unlinkat(directory.root, directory.made.back().c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
         return false;
       }
     }
@@ -133,11 +157,13 @@ class CgroupV1 final : public Cgroup {
   [[nodiscard]] Result<CgroupStats> Stats() const override;
   [[nodiscard]] uint64_t OomKills() const override {
     const Directory* memory = Find("memory");
-    return memory == nullptr ? 0 : Get(ReadKeyed(memory->fd.get(), "memory.oom_control"), "oom_kill");
+    return memory == nullptr ? 0 : Get(memory->Keyed("memory.oom_control"), "oom_kill");
   }
   [[nodiscard]] Result<std::vector<int>> Pids() const override {
     std::vector<int> pids;
-    CollectPids(directories_[0].fd.get(), kMaxCgroupDepth, pids);
+    const auto dir =
+        base::OpenFileAt(directories_[0].Dir(), directories_[0].File("."), O_RDONLY | O_DIRECTORY);
+    if (dir) CollectPids(dir->get(), kMaxCgroupDepth, pids);
     return pids;
   }
 
@@ -157,7 +183,7 @@ class CgroupV1 final : public Cgroup {
     return directory.hierarchy->name + path_;
   }
   static std::string State(const Directory& freezer) {
-    std::string state = base::ReadFileAt(freezer.fd.get(), "freezer.state").value_or("");
+    std::string state = freezer.Read("freezer.state").value_or("");
     while (!state.empty() && state.back() == '\n') state.pop_back();
     return state;
   }
@@ -167,7 +193,7 @@ class CgroupV1 final : public Cgroup {
       if (directory.made.empty()) continue;
       // Those that others share by now stay.
       for (directory.made.pop_back(); !directory.made.empty(); directory.made.pop_back()) {
-        unlinkat(directory.root.get(), directory.made.back().c_str(), AT_REMOVEDIR);
+        unlinkat(directory.root, directory.made.back().c_str(), AT_REMOVEDIR);
       }
     }
   }
@@ -192,7 +218,7 @@ Result<> CgroupV1::Write(const Resources& resources, bool restore) {
     const std::string_view controller =
         setting.controller == "blkio" ? "io" : std::string_view(setting.controller);
     if (directory != nullptr) {
-      writes.push_back({directory->fd.get(), Where(*directory), std::move(setting)});
+      writes.push_back({directory->Dir(), directory->File(""), Where(*directory), std::move(setting)});
     } else if (!setting.optional && (unified == nullptr || !Has(*unified->hierarchy, controller))) {
       return MakeError(EOPNOTSUPP, "set limit", setting.choices[0].file, "the controller is not available");
     }
@@ -204,7 +230,7 @@ Result<> CgroupV1::Write(const Resources& resources, bool restore) {
       const bool named =
           std::ranges::any_of(v2.unified, [&](const auto& entry) { return entry.first == file; });
       if (!named && !Has(*unified->hierarchy, setting.controller)) continue;
-      writes.push_back({unified->fd.get(), Where(*unified), std::move(setting)});
+      writes.push_back({unified->Dir(), unified->File(""), Where(*unified), std::move(setting)});
     }
   }
   return WriteSettings(std::move(writes), restore);
@@ -213,20 +239,27 @@ Result<> CgroupV1::Write(const Resources& resources, bool restore) {
 Result<> CgroupV1::SetDevices(const std::vector<DeviceRule>& rules) {
   const Directory* devices = Find("devices");
   if (devices == nullptr) {
-    if (const Directory* unified = Unified()) return devices_.Set(unified->fd.get(), path_, rules);
+    if (const Directory* unified = Unified()) {
+      GCS_ASSIGN(const Fd dir, base::OpenFileAt(unified->Dir(), unified->File("."), O_RDONLY | O_DIRECTORY));
+      return devices_.Set(dir.get(), path_, rules);
+    }
     return MakeError(EOPNOTSUPP, "set device filter", path_, "no devices controller");
   }
-  const auto write = [&](bool allow, const std::string& text) {
-    auto written = base::WriteFileAt(devices->fd.get(), allow ? "devices.allow" : "devices.deny", text);
-    if (!written) written.error().object = Where(*devices) + ": " + text;
-    return written;
+  // Each rule is a write of its own, but not an open.
+  GCS_ASSIGN(const Fd allow_file, base::OpenFileAt(devices->Dir(), devices->File("devices.allow"), O_WRONLY));
+  GCS_ASSIGN(const Fd deny_file, base::OpenFileAt(devices->Dir(), devices->File("devices.deny"), O_WRONLY));
+  const auto write = [&](bool allow, const std::string& text) -> Result<> {
+    if (::write(allow ? allow_file.get() : deny_file.get(), text.data(), text.size()) >= 0) return {};
+    return ErrnoError("write", Where(*devices) + ": " + text);
   };
-  GCS_TRY(write(false, "a"));
+  const auto all = [](const DeviceRule& rule) {
+    return rule.type == 'a' && !rule.major && !rule.minor && rule.read && rule.write && rule.mknod;
+  };
+  // Denied, whatever the rules begin with.
+  if (rules.empty() || rules.front().allow || !all(rules.front())) GCS_TRY(write(false, "a"));
   const auto apply = [&](const std::vector<DeviceRule>& list) -> Result<> {
     for (const DeviceRule& rule : list) {
-      const bool all =
-          rule.type == 'a' && !rule.major && !rule.minor && rule.read && rule.write && rule.mknod;
-      if (all) {
+      if (all(rule)) {
         GCS_TRY(write(rule.allow, "a"));
         continue;
       }
@@ -247,10 +280,10 @@ Result<> CgroupV1::Freeze(bool frozen, int64_t deadline_ns) {
   Pause pause(deadline_ns);
   for (;;) {
     // Once more each time: a process that forked meanwhile may have got away.
-    GCS_TRY(base::WriteFileAt(freezer->fd.get(), "freezer.state", wanted));
+    GCS_TRY(freezer->Write("freezer.state", wanted));
     if (State(*freezer) == wanted) return {};
     if (pause.Next()) continue;
-    if (frozen) GCS_TRY(base::WriteFileAt(freezer->fd.get(), "freezer.state", "THAWED"));
+    if (frozen) GCS_TRY(freezer->Write("freezer.state", "THAWED"));
     return MakeError(ETIMEDOUT, "freeze", path_, std::string("is not ") + wanted);
   }
 }
@@ -259,7 +292,7 @@ Result<> CgroupV1::Kill() {
   constexpr int64_t kFreezeNs = base::kNsPerSec;
   const bool freezer = Find("freezer") != nullptr;
   if (const Directory* unified = Unified()) {
-    GCS_TRY(base::WriteFileAt(unified->fd.get(), "cgroup.kill", "1"));
+    GCS_TRY(unified->Write("cgroup.kill", "1"));
     // Unlike cgroup2's, this freezer holds even who is killed.
     return freezer ? Freeze(false, base::MonotonicNs() + kFreezeNs) : Result<>();
   }
@@ -286,7 +319,7 @@ Result<> CgroupV1::Remove(int64_t deadline_ns) {
     int err = 0;
     for (Directory& directory : directories_) {
       if (directory.made.empty()) continue;
-      const int rc = RemoveTree(directory.root.get(), directory.made.back().c_str(), kMaxCgroupDepth);
+      const int rc = RemoveTree(directory.root, directory.made.back().c_str(), kMaxCgroupDepth);
       if (rc != 0 && err == 0) err = rc;
     }
     if (err == 0) break;
@@ -301,9 +334,9 @@ Result<> CgroupV1::Remove(int64_t deadline_ns) {
   return {};
 }
 
-std::vector<IoStats> ReadIo(int dir) {
+std::vector<IoStats> ReadIo(const Directory& block) {
   std::vector<IoStats> all;
-  const auto text = [&](const char* file) { return base::ReadFileAt(dir, file).value_or(""); };
+  const auto text = [&](const char* file) { return block.Read(file).value_or(""); };
   ParseBlkio(text("blkio.throttle.io_service_bytes_recursive"), &IoStats::read_bytes, &IoStats::write_bytes,
              all);
   ParseBlkio(text("blkio.throttle.io_serviced_recursive"), &IoStats::read_ops, &IoStats::write_ops, all);
@@ -313,47 +346,45 @@ std::vector<IoStats> ReadIo(int dir) {
 Result<CgroupStats> CgroupV1::Stats() const {
   constexpr uint64_t kNsPerUs = 1000;
   constexpr uint64_t kUnlimited = uint64_t{1} << 62;  // about what the kernel shows for no limit
-  GCS_TRY(base::ReadFileAt(directories_[0].fd.get(), "cgroup.procs", 16 << 20));
+  GCS_TRY(directories_[0].Read("cgroup.procs", 16 << 20));
   CgroupStats stats;
   if (const Directory* cpu = Find("cpuacct")) {
-    const int dir = cpu->fd.get();
-    stats.cpu_usage_us = ReadNumber(dir, "cpuacct.usage") / kNsPerUs;
-    stats.cpu_user_us = ReadNumber(dir, "cpuacct.usage_user") / kNsPerUs;
-    stats.cpu_system_us = ReadNumber(dir, "cpuacct.usage_sys") / kNsPerUs;
+    stats.cpu_usage_us = cpu->Number("cpuacct.usage") / kNsPerUs;
+    stats.cpu_user_us = cpu->Number("cpuacct.usage_user") / kNsPerUs;
+    stats.cpu_system_us = cpu->Number("cpuacct.usage_sys") / kNsPerUs;
   }
   if (const Directory* cpu = Find("cpu")) {
-    const KeyedValues values = ReadKeyed(cpu->fd.get(), "cpu.stat");
+    const KeyedValues values = cpu->Keyed("cpu.stat");
     stats.cpu_periods = Get(values, "nr_periods");
     stats.cpu_throttled_periods = Get(values, "nr_throttled");
     stats.cpu_throttled_us = Get(values, "throttled_time") / kNsPerUs;
   }
   if (const Directory* memory = Find("memory")) {
-    const int dir = memory->fd.get();
-    stats.memory_usage = ReadNumber(dir, "memory.usage_in_bytes");
-    stats.memory_peak = ReadNumber(dir, "memory.max_usage_in_bytes");
-    stats.memory_limit = ReadNumber(dir, "memory.limit_in_bytes");
+    stats.memory_usage = memory->Number("memory.usage_in_bytes");
+    stats.memory_peak = memory->Number("memory.max_usage_in_bytes");
+    stats.memory_limit = memory->Number("memory.limit_in_bytes");
     if (stats.memory_limit >= kUnlimited) stats.memory_limit = 0;
-    const uint64_t with_swap = ReadNumber(dir, "memory.memsw.usage_in_bytes");
+    const uint64_t with_swap = memory->Number("memory.memsw.usage_in_bytes");
     stats.memory_swap = with_swap > stats.memory_usage ? with_swap - stats.memory_usage : 0;
-    stats.memory_kernel = ReadNumber(dir, "memory.kmem.usage_in_bytes");
-    const KeyedValues values = ReadKeyed(dir, "memory.stat");
+    stats.memory_kernel = memory->Number("memory.kmem.usage_in_bytes");
+    const KeyedValues values = memory->Keyed("memory.stat");
     stats.memory_anon = Get(values, "total_rss");
     stats.memory_file = Get(values, "total_cache");
     stats.memory_inactive_file = Get(values, "total_inactive_file");
     stats.memory_oom_kill = OomKills();
-    stats.memory_max_hits = ReadNumber(dir, "memory.failcnt");
+    stats.memory_max_hits = memory->Number("memory.failcnt");
   }
   if (const Directory* pids = Find("pids")) {
-    stats.pids_current = ReadNumber(pids->fd.get(), "pids.current");
-    stats.pids_limit = ReadNumber(pids->fd.get(), "pids.max");
+    stats.pids_current = pids->Number("pids.current");
+    stats.pids_limit = pids->Number("pids.max");
   }
-  if (const Directory* block = Find("blkio")) stats.io = ReadIo(block->fd.get());
+  if (const Directory* block = Find("blkio")) stats.io = ReadIo(*block);
   return stats;
 }
 
 // Makes `clean` in one hierarchy. What has been made is in `made`, also on failure.
-Result<Fd> MakeDirectory(const CgroupHierarchy& hierarchy, int root, const std::string& clean,
-                         std::vector<std::string>& made) {
+Result<> MakeDirectory(const CgroupHierarchy& hierarchy, int root, const std::string& clean,
+                       std::vector<std::string>& made) {
   Fd parent(fcntl(root, F_DUPFD_CLOEXEC, 3));
   if (!parent) return ErrnoError("dup", hierarchy.name);
   const bool cpuset = !hierarchy.unified && Has(hierarchy, "cpuset");
@@ -376,7 +407,11 @@ Result<Fd> MakeDirectory(const CgroupHierarchy& hierarchy, int root, const std::
     }
     GCS_ASSIGN(Fd next, base::OpenFileAt(parent.get(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
     if (cpuset) GCS_TRY(InheritCpuset(parent.get(), next.get()));
-    if (end != clean.size() && fresh) MarkMade(next.get());
+    if (end != clean.size() && fresh) {
+      MarkMade(next.get());
+      // What is made below gets its processors and memory nodes from the kernel.
+      if (cpuset) GCS_TRY(base::WriteFileAt(next.get(), kInherit, "1"));
+    }
     if (end == clean.size() && !fresh) {
       GCS_ASSIGN(const std::string inside, base::ReadFileAt(next.get(), "cgroup.procs", 16 << 20));
       if (!inside.empty()) {
@@ -386,7 +421,7 @@ Result<Fd> MakeDirectory(const CgroupHierarchy& hierarchy, int root, const std::
     parent = std::move(next);
     at = end + 1;
   }
-  return parent;
+  return {};
 }
 
 class RootV1 final : public CgroupRoot {
@@ -398,49 +433,96 @@ class RootV1 final : public CgroupRoot {
   Result<std::unique_ptr<Cgroup>> Create(const std::string& path) override {
     const std::string clean = CleanPath(path);
     if (clean == "/") return MakeError(EINVAL, "make cgroup", path, "is the root");
-    return Open(clean, [&](const CgroupHierarchy& hierarchy, int root, std::vector<std::string>& made) {
-      return MakeDirectory(hierarchy, root, clean, made);
-    });
+    const std::string above = clean.substr(0, clean.rfind('/'));
+    std::shared_ptr<const Parent> last;
+    {
+      const std::lock_guard lock(mutex_);
+      last = last_;
+    }
+    if (last != nullptr && last->path == above) {
+      if (auto made = CreateBeside(*last, clean); made != nullptr) return made;
+    }
+    GCS_ASSIGN(std::unique_ptr<CgroupV1> made, Make(clean, [&](Directory& directory) {
+                 return MakeDirectory(*directory.hierarchy, directory.root, clean, directory.made);
+               }));
+    Remember(above);
+    return made;
   }
   Result<std::unique_ptr<Cgroup>> Find(const std::string& path) override {
     const std::string clean = CleanPath(path);
     if (clean == "/") return MakeError(EINVAL, "find cgroup", path, "is the root");
     // Nothing is `made` until all is found: it would be removed if the rest is just being made by another
     // process.
-    GCS_ASSIGN(std::unique_ptr<CgroupV1> found,
-               Open(clean, [&](const CgroupHierarchy&, int root, std::vector<std::string>&) {
-                 return base::OpenFileAt(root, clean.substr(1), O_RDONLY | O_DIRECTORY);
+    GCS_ASSIGN(std::unique_ptr<CgroupV1> found, Make(clean, [](Directory& directory) -> Result<> {
+                 GCS_ASSIGN(directory.fd,
+                            base::OpenFileAt(directory.root, directory.path, O_RDONLY | O_DIRECTORY));
+                 return {};
                }));
     found->Adopt();
     return found;
   }
 
  private:
-  template <typename OpenOne>
-  Result<std::unique_ptr<CgroupV1>> Open(const std::string& clean, OpenOne open_one) {
+  // Where the last container was made; the next one's place is mostly beside it.
+  struct Parent {
+    std::string path;
+    std::vector<Fd> fds;  // by hierarchy
+  };
+
+  // One directory in each hierarchy; what the failed one and those before have made is removed.
+  template <typename MakeOne>
+  Result<std::unique_ptr<CgroupV1>> Make(const std::string& clean, MakeOne make_one) {
     std::vector<Directory> directories;
     for (size_t i = 0; i < hierarchies_.size(); ++i) {
-      Directory directory{.hierarchy = &hierarchies_[i],
-                          .root = Fd(fcntl(mounts_[i].get(), F_DUPFD_CLOEXEC, 3)),
-                          .fd = {},
-                          .made = {}};
-      if (!directory.root) return ErrnoError("dup", hierarchies_[i].name);
-      auto fd = open_one(hierarchies_[i], mounts_[i].get(), directory.made);
-      if (fd) directory.fd = std::move(*fd);
-      directories.push_back(std::move(directory));
-      if (fd) continue;
+      directories.push_back({.hierarchy = &hierarchies_[i],
+                             .root = mounts_[i].get(),
+                             .path = clean.substr(1),
+                             .fd = {},
+                             .made = {}});
+      auto made = make_one(directories.back());
+      if (made) continue;
       // Undo, innermost first.
       for (Directory& done : directories) {
         for (auto it = done.made.rbegin(); it != done.made.rend(); ++it) {
-          unlinkat(done.root.get(), it->c_str(), AT_REMOVEDIR);
+          unlinkat(done.root, it->c_str(), AT_REMOVEDIR);
         }
       }
-      return std::unexpected(fd.error());
+      return std::unexpected(made.error());
     }
     return std::make_unique<CgroupV1>(clean, std::move(directories));
   }
 
+  // Null: not so easily, for whatever reason; it is found out, and told, the long way.
+  std::unique_ptr<Cgroup> CreateBeside(const Parent& parent, const std::string& clean) {
+    const std::string name = clean.substr(parent.path.size() + 1);
+    size_t at = 0;
+    auto made = Make(clean, [&](Directory& directory) -> Result<> {
+      if (mkdirat(parent.fds[at++].get(), name.c_str(), 0755) != 0) return ErrnoError("make cgroup", clean);
+      directory.made.push_back(directory.path);
+      return {};
+    });
+    return made ? std::move(*made) : nullptr;
+  }
+
+  void Remember(const std::string& above) {
+    auto parent = std::make_shared<Parent>(Parent{.path = above, .fds = {}});
+    for (size_t i = 0; i < hierarchies_.size(); ++i) {
+      const CgroupHierarchy& hierarchy = hierarchies_[i];
+      // There is more to it: controllers to be enabled, or processors to be handed down.
+      if (hierarchy.unified) return;
+      auto fd =
+          base::OpenFileAt(mounts_[i].get(), above.empty() ? "." : above.substr(1), O_RDONLY | O_DIRECTORY);
+      if (!fd) return;
+      if (Has(hierarchy, "cpuset") && base::ReadFileAt(fd->get(), kInherit).value_or("") != "1\n") return;
+      parent->fds.push_back(std::move(*fd));
+    }
+    const std::lock_guard lock(mutex_);
+    last_ = std::move(parent);
+  }
+
   std::vector<Fd> mounts_;
+  std::mutex mutex_;
+  std::shared_ptr<const Parent> last_;
 };
 
 }  // namespace

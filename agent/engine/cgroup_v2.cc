@@ -86,7 +86,7 @@ class CgroupV2 final : public Cgroup {
   void Adopt() { devices_.Adopt(); }
 
   [[nodiscard]] int fd() const override { return fd_.get(); }
-  [[nodiscard]] int DirectoryOf(size_t) const override { return fd_.get(); }
+  [[nodiscard]] Place PlaceOf(size_t) const override { return {fd_.get(), {}}; }
   Result<> Apply(const Resources& resources) override { return Write(resources, false); }
   Result<> Update(const Resources& resources) override;
   Result<> SetDevices(const std::vector<DeviceRule>& rules) override {
@@ -164,7 +164,7 @@ Result<std::unique_ptr<Cgroup>> CreateV2(const std::shared_ptr<const Tree>& tree
 Result<> CgroupV2::Write(const Resources& resources, bool restore) {
   GCS_ASSIGN(std::vector<CgroupSetting> settings, SettingsV2(resources));
   std::vector<CgroupWrite> writes;
-  for (CgroupSetting& setting : settings) writes.push_back({fd_.get(), path_, std::move(setting)});
+  for (CgroupSetting& setting : settings) writes.push_back({fd_.get(), "", path_, std::move(setting)});
   return WriteSettings(std::move(writes), restore);
 }
 

@@ -98,6 +98,12 @@ bool InLastDirectory(const Child& child, const char* path) noexcept {
   return last.fd >= 0 && DirectoryLength(path) == last.length && memcmp(path, last.path, last.length) == 0;
 }
 
+// In the tmpfs that was mounted last, in which there is nothing but what the child has made.
+bool InEmpty(const Child& child, const char* path) noexcept {
+  const size_t length = strlen(child.empty);
+  return length != 0 && DirectoryLength(path) == length + 1 && memcmp(path, child.empty, length) == 0;
+}
+
 // The directory of `path`, made if missing; the name in it goes to `leaf` (NAME_MAX + 1 bytes). The
 // descriptor is not the caller's. -errno.
 int OpenParent(Child& child, const char* path, char* leaf) noexcept {
@@ -166,10 +172,7 @@ int OpenTarget(Child& child, const PlanMount& mount, bool directory) noexcept {
       child.last = {};
       if (fd >= 0) return fd;
     }
-    const size_t length = strlen(child.empty);
-    const bool missing =
-        length != 0 && DirectoryLength(path) == length + 1 && memcmp(path, child.empty, length) == 0;
-    if (!missing && !InLastDirectory(child, path))
+    if (!InEmpty(child, path) && !InLastDirectory(child, path))
       fd = base::OpenInRoot(child.root, path, O_PATH | O_DIRECTORY);
     if (fd == -ENOENT) fd = OpenNearby(child, path);
     if (fd >= 0 && InLastDirectory(child, path)) return fd;
@@ -250,8 +253,8 @@ void Remount(const Child& child, const PlanMount& mount) noexcept {
   const int target = child.MustResult(base::OpenInRoot(child.root, child.Text(mount.target), O_PATH),
                                       Step::kOpenMountTarget, mount.index);
   mount_attr attr{.attr_set = mount.attributes, .attr_clr = mount.clear, .propagation = mount.propagation};
-  child.Must(syscall(SYS_mount_setattr, target, "", AT_EMPTY_PATH, &attr, sizeof attr), Step::kMount,
-             mount.index);
+  child.Must(syscall(SYS_mount_setattr, target, "", AT_EMPTY_PATH | mount.flags, &attr, sizeof attr),
+             Step::kMount, mount.index);
   if (mount.options.count != 0) {
     const int context =
         child.Must(syscall(SYS_fspick, target, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH | FSPICK_NO_AUTOMOUNT),
@@ -286,6 +289,17 @@ void CopyUp(const Child& child, const PlanMount& mount, int target, int tree) no
   close(to);
 }
 
+// Attaches the tree to a directory that is made for it in the new tmpfs, where nobody else can put anything.
+// False: not so.
+bool AttachInEmpty(Child& child, const PlanMount& mount) noexcept {
+  const char* path = child.Text(mount.target);
+  if (!InEmpty(child, path)) return false;
+  char leaf[NAME_MAX + 1];
+  const int parent = OpenParent(child, path, leaf);
+  return parent >= 0 && mkdirat(parent, leaf, 0755) == 0 &&
+         syscall(SYS_move_mount, child.fds[mount.fd], "", parent, leaf, MOVE_MOUNT_F_EMPTY_PATH) == 0;
+}
+
 void AttachMounts(Child& child) noexcept {
   const auto* mounts = child.Items<PlanMount>(child.plan->mounts);
   for (uint32_t i = 0; i < child.plan->mounts.count; ++i) {
@@ -296,7 +310,8 @@ void AttachMounts(Child& child) noexcept {
     }
     child.BeginStep();
     const bool fresh = mount.fs_type != 0;
-    const bool directory = fresh || IsDirectory(child.fds[mount.fd]);
+    const bool directory = fresh || mount.is_directory != 0 || IsDirectory(child.fds[mount.fd]);
+    if (!fresh && mount.is_directory != 0 && AttachInEmpty(child, mount)) continue;
     const int target =
         child.MustResult(OpenTarget(child, mount, directory), Step::kOpenMountTarget, mount.index);
     // What is wrong is found out, and told, by the longer way.

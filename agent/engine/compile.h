@@ -62,7 +62,8 @@ struct PlanSource {
   std::vector<IdMapping> uid_mappings, gid_mappings;
   bool recursive_id_map = false;
   std::vector<DeviceNode> nodes;
-  std::string object;  // for errors: "mounts[3] (/data)"
+  bool sealed_later = false;  // the child sets attributes and propagation, of a tree with this one in it
+  std::string object;         // for errors: "mounts[3] (/data)"
 };
 
 struct CompiledPlan {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/compile_mount.h"
 
+#include <fcntl.h>
 #include <linux/mount.h>
 #include <sched.h>
 #include <sys/mount.h>
@@ -32,66 +33,6 @@ constexpr std::array<std::string_view, 10> kProcFiles{"/proc/cpuinfo",
 
 // File systems that take a label for all that is in them.
 constexpr std::array<std::string_view, 4> kLabelledTypes{"tmpfs", "devpts", "mqueue", "ramfs"};
-
-// cgroup v1: a tmpfs with one mount for each hierarchy, and links for those with several controllers, as
-// hosts have it. Without a cgroup namespace the mounts are the container's own directories.
-void CompileCgroupV1(const Spec& spec, const CompileOptions& options, const PlanMount& step, uint64_t set,
-                     const std::string& object, CompiledPlan& plan, std::vector<PlanMount>& mounts) {
-  PlanBuilder& builder = plan.builder;
-  const bool own_namespace = spec.FindNamespace(CLONE_NEWCGROUP) != nullptr;
-  const std::string& at = spec.mounts[step.index].destination;
-  const auto strings = [&](const std::vector<std::pair<std::string, std::string>>& pairs) {
-    std::vector<PlanOption> items;
-    for (const auto& [key, value] : pairs)
-      items.push_back({builder.String(key), value.empty() ? 0 : builder.String(value)});
-    return builder.Array(items);
-  };
-  PlanMount base = step;
-  base.fs_type = builder.String("tmpfs");
-  base.attributes = static_cast<uint32_t>(set & ~uint64_t{MOUNT_ATTR_RDONLY});
-  base.options = strings({{"mode", "755"}});
-  mounts.push_back(base);
-  for (size_t i = 0; i < options.hierarchies.size(); ++i) {
-    const CgroupHierarchy& hierarchy = options.hierarchies[i];
-    PlanMount mount = step;
-    mount.target = builder.String(at + "/" + hierarchy.name);
-    if (own_namespace) {
-      mount.fs_type = builder.String(hierarchy.unified ? "cgroup2" : "cgroup");
-      mount.attributes = static_cast<uint32_t>(set);
-      std::vector<std::pair<std::string, std::string>> pairs;
-      for (const std::string& controller : hierarchy.controllers) {
-        const size_t equals = controller.find('=');
-        if (hierarchy.unified) break;
-        if (equals == std::string::npos) {
-          pairs.emplace_back(controller, "");
-        } else {
-          pairs.emplace_back("none", "");
-          pairs.emplace_back(controller.substr(0, equals), controller.substr(equals + 1));
-        }
-      }
-      mount.options = strings(pairs);
-    } else {
-      mount.fd = AddSource(plan, {.kind = PlanSource::Kind::kCgroup,
-                                  .hierarchy = i,
-                                  .set = set | MOUNT_ATTR_RDONLY,
-                                  .object = object});
-    }
-    mounts.push_back(mount);
-    for (const std::string& controller : hierarchy.controllers) {
-      if (hierarchy.unified || controller == hierarchy.name || controller.find('=') != std::string::npos)
-        continue;
-      PlanMount link = step;
-      link.target = builder.String(at + "/" + controller);
-      link.link = builder.String(hierarchy.name);
-      mounts.push_back(link);
-    }
-  }
-  if ((set & MOUNT_ATTR_RDONLY) == 0) return;
-  PlanMount sealed = step;
-  sealed.remount = 1;
-  sealed.attributes = MOUNT_ATTR_RDONLY;
-  mounts.push_back(sealed);
-}
 
 // The MS_* flags that say the same as MOUNT_ATTR_* ones.
 uint32_t MountFlags(uint64_t attributes) {
@@ -133,6 +74,72 @@ void CompileSimply(const Spec& spec, const Mount& mount, const MountOptions& opt
   step.flags = MountFlags(step.attributes);
   if (!data.empty()) step.data = builder.String(data);
   if (!mount.source.empty()) step.source = builder.String(mount.source);
+}
+
+// cgroup v1: a tmpfs with one mount for each hierarchy, and links for those with several controllers, as
+// hosts have it. Without a cgroup namespace the mounts are the container's own directories.
+void CompileCgroupV1(const Spec& spec, const CompileOptions& options, const PlanMount& step, uint64_t set,
+                     const std::string& object, CompiledPlan& plan, std::vector<PlanMount>& mounts) {
+  PlanBuilder& builder = plan.builder;
+  const bool own_namespace = spec.FindNamespace(CLONE_NEWCGROUP) != nullptr;
+  const std::string& at = spec.mounts[step.index].destination;
+  const auto strings = [&](const std::vector<std::pair<std::string, std::string>>& pairs) {
+    std::vector<PlanOption> items;
+    for (const auto& [key, value] : pairs)
+      items.push_back({builder.String(key), value.empty() ? 0 : builder.String(value)});
+    return builder.Array(items);
+  };
+  PlanMount base = step;
+  base.fs_type = builder.String("tmpfs");
+  base.attributes = static_cast<uint32_t>(set & ~uint64_t{MOUNT_ATTR_RDONLY});
+  base.options = strings({{"mode", "755"}});
+  CompileSimply(spec, spec.mounts[step.index], {.data = {{"mode", "755"}}}, base, builder);
+  mounts.push_back(base);
+  for (size_t i = 0; i < options.hierarchies.size(); ++i) {
+    const CgroupHierarchy& hierarchy = options.hierarchies[i];
+    PlanMount mount = step;
+    mount.target = builder.String(at + "/" + hierarchy.name);
+    if (own_namespace) {
+      mount.fs_type = builder.String(hierarchy.unified ? "cgroup2" : "cgroup");
+      mount.attributes = static_cast<uint32_t>(set);
+      std::vector<std::pair<std::string, std::string>> pairs;
+      for (const std::string& controller : hierarchy.controllers) {
+        const size_t equals = controller.find('=');
+        if (hierarchy.unified) break;
+        if (equals == std::string::npos) {
+          pairs.emplace_back(controller, "");
+        } else {
+          pairs.emplace_back("none", "");
+          pairs.emplace_back(controller.substr(0, equals), controller.substr(equals + 1));
+        }
+      }
+      mount.options = strings(pairs);
+    } else {
+      mount.is_directory = 1;
+      mount.fd = AddSource(
+          plan, {.kind = PlanSource::Kind::kCgroup, .hierarchy = i, .sealed_later = true, .object = object});
+    }
+    mounts.push_back(mount);
+    for (const std::string& controller : hierarchy.controllers) {
+      if (hierarchy.unified || controller == hierarchy.name || controller.find('=') != std::string::npos)
+        continue;
+      PlanMount link = step;
+      link.target = builder.String(at + "/" + controller);
+      link.link = builder.String(hierarchy.name);
+      mounts.push_back(link);
+    }
+  }
+  if (own_namespace && (set & MOUNT_ATTR_RDONLY) == 0) return;
+  PlanMount sealed = step;
+  sealed.remount = 1;
+  sealed.attributes = MOUNT_ATTR_RDONLY;
+  if (!own_namespace) {
+    // Copies of the VM's mounts: theirs are set here, all at once, before there is anybody to use them.
+    sealed.attributes |= static_cast<uint32_t>(set);
+    sealed.flags = AT_RECURSIVE;
+    if (sealed.propagation == 0) sealed.propagation = MS_PRIVATE;
+  }
+  mounts.push_back(sealed);
 }
 
 // One mount of the configuration.

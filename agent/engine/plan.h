@@ -63,15 +63,17 @@ struct PlanMount {
   StringRef fs_type;  // 0: attach the tree of descriptor `fd`
   int32_t fd = -1;
   uint32_t index;         // in the configuration, for errors
-  uint32_t is_directory;  // of the target, if it has to be made
+  uint32_t is_directory;  // the tree of `fd` is known to be one
   uint32_t attributes;    // MOUNT_ATTR_* for fsmount(2)
   uint64_t propagation;   // MS_*, 0: leave
   ArrayRef options;       // PlanOption
   StringRef source;       // of a new file system, as mountinfo shows it
   uint32_t copy_up;       // tmpfs: begins with a copy of the directory that it covers
-  uint32_t remount;       // changes the mount that is at `target`: attributes, `clear`, `options`
-  uint64_t clear;         // MOUNT_ATTR_*
-  StringRef link;         // a symbolic link with this content instead of a mount
+  // Changes the mount that is at `target`: attributes, `clear`, propagation, `options`; `flags` are
+  // AT_RECURSIVE for those below it, too.
+  uint32_t remount;
+  uint64_t clear;  // MOUNT_ATTR_*
+  StringRef link;  // a symbolic link with this content instead of a mount
   // One mount(2) instead of the half a dozen calls of the newer interface: with these MS_* flags and this
   // data, where that comes to the same. The child adds the mode of a tmpfs.
   uint32_t simple;

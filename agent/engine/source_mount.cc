@@ -110,9 +110,10 @@ Result<Fd> OpenTree(const PlanSource& source, const Cgroup* own) {
   unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
   if (source.recursive) flags |= AT_RECURSIVE;
   const bool cgroup = source.kind == PlanSource::Kind::kCgroup;
-  Fd tree(static_cast<int>(
-      cgroup ? syscall(SYS_open_tree, own->DirectoryOf(source.hierarchy), "", flags | AT_EMPTY_PATH)
-             : syscall(SYS_open_tree, AT_FDCWD, source.path.c_str(), flags)));
+  const Cgroup::Place place =
+      cgroup ? own->PlaceOf(source.hierarchy) : Cgroup::Place{.dir = AT_FDCWD, .path = source.path};
+  if (place.path.empty()) flags |= AT_EMPTY_PATH;
+  Fd tree(static_cast<int>(syscall(SYS_open_tree, place.dir, place.path.c_str(), flags)));
   if (!tree)
     return ErrnoError("open mount source", source.object, cgroup ? "the container's cgroup" : source.path);
   return tree;
@@ -141,6 +142,7 @@ Result<Fd> OpenSource(const PlanSource& source, const SourceContext& context) {
       break;
   }
   GCS_ASSIGN(Fd tree, OpenTree(source, context.cgroup));
+  if (source.sealed_later) return tree;
   // Private unless asked otherwise, and first: attributes of the copy must not travel to the original's
   // peers.
   GCS_TRY(SetAttributes(tree.get(), 0, 0, source.propagation != 0 ? source.propagation : uint64_t{MS_PRIVATE},

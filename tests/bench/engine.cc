@@ -205,7 +205,7 @@ Result<> Calls(const Options& options, const Bundle& bundle) {
 Result<> Run(const Options& options) {
   // Before all else on the machine, candidates and peers alike, so that its load is not what is measured.
   const sched_param priority{.sched_priority = 1};
-  if (sched_setscheduler(0, SCHED_FIFO, &priority) != 0)
+  if (options.only.empty() && sched_setscheduler(0, SCHED_FIFO, &priority) != 0)
     return ErrnoError("sched_setscheduler", "SCHED_FIFO");
   std::vector<std::string> mounts{"/sys/fs/cgroup"};
   if (options.cgroups == "v2") {

@@ -93,6 +93,8 @@ class Bundle {
         if (bundle->mounts_.size() == 1 || !fs::exists(dir + file)) continue;
         GCS_ASSIGN(const std::string all, base::ReadFile("/sys/fs/cgroup/cpuset" + std::string(file)));
         GCS_TRY(base::WriteFile(dir + file, all));
+        // As the engine has it with parents that it makes itself.
+        GCS_TRY(base::WriteFile(dir + "/cgroup.clone_children", "1"));
       }
     }
     return bundle;
