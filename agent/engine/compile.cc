@@ -310,7 +310,10 @@ ArrayRef CompileHooks(const std::vector<Hook>& hooks, std::vector<std::string>& 
 void CompileAllHooks(const Spec& spec, const CompileOptions& options, CompiledPlan& plan) {
   const Hooks& hooks = spec.hooks;
   PlanHeader& header = plan.builder.header();
-  if (!hooks.prestart.empty() || !hooks.create_runtime.empty()) header.flags |= kPlanRuntimeHooks;
+  // Devices come before these hooks, which may set them up.
+  if (!hooks.prestart.empty() || !hooks.create_runtime.empty() || !spec.net_devices.empty()) {
+    header.flags |= kPlanRuntimeHooks;
+  }
   header.create_hooks = CompileHooks(hooks.create_container, plan.create_hooks, plan.builder);
   header.start_hooks = CompileHooks(hooks.start_container, plan.start_hooks, plan.builder);
   if (hooks.create_container.empty() && hooks.start_container.empty()) return;

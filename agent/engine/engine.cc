@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/paths.h"
 #include "engine/hooks.h"
+#include "engine/net_devices.h"
 #include "engine/send_fd.h"
 #include "engine/source_mount.h"
 
@@ -185,11 +186,13 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
   watch.Lap("plan");
 
   GCS_ASSIGN(std::unique_ptr<Cgroup> cgroup, cgroups_->Create(cgroup_path));
+  std::optional<net::DeviceMoves> net_devices;
   const auto undo = [&](base::Error error) -> std::unexpected<base::Error> {
     if (auto killed = cgroup->Kill(); killed) {
       // The first error is what the caller needs; a cgroup that can't be removed stays visible in the tree.
       [[maybe_unused]] const auto removed = cgroup->Remove(MonotonicNs() + kTearDownNs);
     }
+    if (net_devices) net_devices->TakeBack();
     return std::unexpected(std::move(error));
   };
   // The stage counts as a second process while it lives; the limit comes after it.
@@ -204,6 +207,7 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
   if (!sources) return undo(sources.error());
   watch.Lap("sources");
   const auto hooks = [&](int pid) -> Result<> {
+    GCS_TRY(MoveNetDevices(spec.net_devices, proc_.get(), pid, net_devices));
     // They see what the specification calls created: all but the program is there.
     const base::Json state = StateObject(spec, options, "created", pid);
     GCS_TRY(RunHooks(spec.hooks.prestart, state, create.bundle, "prestart hook", create.deadline_ns));
@@ -227,6 +231,7 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
     }
   }
   watch.Lap("launch");
+  if (create.net_devices != nullptr) *create.net_devices = std::move(net_devices);
   return EngineContainer{.id = id,
                          .spec = std::move(spec),
                          .cgroup = std::move(cgroup),

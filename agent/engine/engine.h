@@ -20,6 +20,7 @@
 #include "engine/seccomp.h"
 #include "engine/spec.h"
 #include "engine/zygote.h"
+#include "net/device.h"
 
 namespace gcs::engine {
 
@@ -64,10 +65,12 @@ class Engine {
     // that this process need not live until then.
     int start_listener = -1;
     bool new_keyring = true;  // a session keyring of its own
+    // What takes the container's netDevices back, for a caller whose own part of a create may still fail.
+    std::optional<net::DeviceMoves>* net_devices = nullptr;
     int64_t deadline_ns = 0;
   };
   // With prestart, createRuntime and createContainer hooks. On failure nothing is left: no process, cgroup,
-  // mount or descriptor.
+  // mount or descriptor, and network devices are where they were.
   base::Result<EngineContainer> CreateContainer(const std::string& id, Spec spec,
                                                 const CreateOptions& options);
   // Starts `init`, which the caller may have taken out of the container, and runs the poststart hooks. On

@@ -128,6 +128,12 @@ struct TimeOffset {
   uint32_t nanoseconds = 0;
 };
 
+// A device of the runtime's network namespace that the container's gets.
+struct NetDevice {
+  std::string name;
+  std::string new_name;  // empty: it keeps its own; may have a "%d" in it
+};
+
 struct BlockDevice {
   uint32_t major = 0, minor = 0;
 };
@@ -187,6 +193,7 @@ struct Spec {
   uint64_t rootfs_propagation = 0;                    // MS_*, 0: private
   std::vector<IdMapping> uid_mappings, gid_mappings;  // of a new user namespace
   std::vector<TimeOffset> time_offsets;
+  std::vector<NetDevice> net_devices;
   std::optional<uint32_t> personality;  // PER_*
   std::optional<MemoryPolicy> memory_policy;
   std::string mount_label;

@@ -8,6 +8,7 @@
 #include <array>
 
 #include "engine/spec_read.h"
+#include "net/device.h"
 
 namespace gcs::engine {
 
@@ -64,6 +65,33 @@ void ReadNamespaceSettings(JsonReader& linux_part, Spec& spec) {
   }
   if (!spec.time_offsets.empty() && !spec.MakesNamespace(CLONE_NEWTIME)) {
     linux_part.Fail("timeOffsets", "needs a new time namespace");
+  }
+}
+
+void ReadNetDevices(JsonReader& linux_part, Spec& spec) {
+  JsonReader devices = linux_part.Object("netDevices");
+  for (const auto& [name, value] : devices.value().items()) {
+    if (!net::ValidDeviceName(name)) {
+      devices.Fail(name, "is no name of a network device");
+      continue;
+    }
+    JsonReader entry = devices.Object(name.c_str());
+    NetDevice device{name, entry.String("name")};
+    if (!device.new_name.empty() && !net::ValidDeviceTemplate(device.new_name)) {
+      entry.Fail("name", "is no name of a network device: " + device.new_name);
+    }
+    const auto wanted = [](const NetDevice& each) {
+      return each.new_name.empty() ? each.name : each.new_name;
+    };
+    const bool twice = std::ranges::any_of(
+        spec.net_devices, [&](const NetDevice& other) { return wanted(other) == wanted(device); });
+    if (twice && wanted(device).find('%') == std::string::npos) {
+      entry.Fail("name", "is another device's, too: " + wanted(device));
+    }
+    spec.net_devices.push_back(std::move(device));
+  }
+  if (!spec.net_devices.empty() && spec.FindNamespace(CLONE_NEWNET) == nullptr) {
+    linux_part.Fail("netDevices", "needs a network namespace");
   }
 }
 
@@ -143,6 +171,7 @@ std::vector<IdMapping> ReadIdMappings(JsonReader& reader, const char* key) {
 void ReadLinux(JsonReader reader, Spec& spec) {
   ReadNamespaces(reader, spec);
   ReadNamespaceSettings(reader, spec);
+  ReadNetDevices(reader, spec);
   ReadPersonality(reader, spec);
   ReadMemoryPolicy(reader, spec);
   spec.mount_label = reader.String("mountLabel");
@@ -162,7 +191,7 @@ void ReadLinux(JsonReader reader, Spec& spec) {
              propagation != "slave" && propagation != "rslave") {
     reader.Fail("rootfsPropagation", "unknown value " + propagation);
   }
-  Refuse(reader, {"intelRdt", "netDevices"});
+  Refuse(reader, {"intelRdt"});
 }
 
 }  // namespace gcs::engine

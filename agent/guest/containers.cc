@@ -235,10 +235,12 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
 
   const auto process = std::make_shared<Process>(id, "");
   process->terminal = spec->process->terminal;
+  std::optional<net::DeviceMoves> net_devices;
   auto made = backends_.engine->CreateContainer(
       id, std::move(*spec),
       {.stdio = {io->child.in.get(), io->child.out.get(), io->child.err.get()},
        .allow_vsock = request.allow_vsock,
+       .net_devices = &net_devices,
        .deadline_ns = deadline_ns});
   io->child = {};
   if (!made) return undo(made.error());
@@ -254,6 +256,7 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
     } else {
       ReapLater(backends_.loop, process);
     }
+    if (net_devices) net_devices->TakeBack();
     if (auto gone = backends_.engine->Destroy(*made, limit_ns); !gone) {
       base::LogError("remove container", gone.error());
     }

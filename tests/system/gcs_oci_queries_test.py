@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 
-from oci_support import (GCS_OCI, RUNC, Console, Machine, Runtime, Skip, alive, bad, case, good, in_views, read, run_cases, until, write)
+from oci_support import (GCS_OCI, RUNC, Console, Machine, Runtime, Skip, alive, bad, case, command, good, in_views, private_network, read, run_cases,
+                         until, write)
 
 
 def keys(value, depth=9):
@@ -256,6 +257,30 @@ def features(oci, _):
     os.unlink(listener.path)
     for namespace in linux["namespaces"]:
         assert os.path.exists("/proc/self/ns/" + {"mount": "mnt", "network": "net"}.get(namespace, namespace))
+
+
+@case("network devices become the container's, and come back if the create fails", views=("v2",))
+def net_devices(oci, _):
+    assert good(oci("features")).json()["linux"]["netDevices"] == {"enabled": True}
+
+    def ip(*words):
+        return good(command(["/bin/busybox", "ip", *words])).out
+
+    def devices(**wanted):
+        return lambda config: config["linux"].update(netDevices=wanted)
+
+    with private_network():
+        ip("link", "add", "dev0", "type", "veth")
+        ip("addr", "add", "10.1.0.1/24", "dev", "dev0")
+        before = ip("addr")
+        bad(oci.run("true", change=devices(nosuch0={})), "linux.netDevices.nosuch0")
+        bad(oci.run("true", change=devices(dev0={"name": "lo"})), "linux.netDevices.dev0")
+        # What gcs-oci itself does after the engine.
+        bad(oci.run("true", change=devices(dev0={"name": "eth0"}), flags=("--pid-file", "/no/such/directory/pid")), "/no/such/directory")
+        assert ip("addr") == before and not oci.left(), ip("addr")
+        done = good(oci.run("ip", "addr", change=devices(dev0={"name": "eth0"})))
+        assert "inet 10.1.0.1/24 scope global eth0" in done.out, done
+        assert "dev0" not in ip("addr")
 
 
 @case("what is not supported is refused in words")

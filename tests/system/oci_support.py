@@ -23,6 +23,7 @@ RUNC = "/usr/sbin/runc"
 CGROUPS = "/sys/fs/cgroup"
 V1_CONTROLLERS = ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"]
 CLONE_NEWNS, MS_REC, MS_PRIVATE, MNT_DETACH, PR_SET_CHILD_SUBREAPER = 0x20000, 0x4000, 1 << 18, 2, 36
+CLONE_NEWNET = 0x40000000
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,6 +48,18 @@ def enter_view(view):
         os.mkdir(path)
         if not mount("cgroup", path, name):  # The machine has it in a hierarchy of another shape, or not at all.
             os.rmdir(path)
+
+
+@contextlib.contextmanager
+def private_network():
+    """This thread in a network namespace of its own."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    assert libc.unshare(CLONE_NEWNET) == 0, "needs root"
+    try:
+        yield
+    finally:
+        assert libc.setns(home, CLONE_NEWNET) == 0
+        os.close(home)
 
 
 class Done:

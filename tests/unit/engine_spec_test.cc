@@ -57,6 +57,21 @@ TEST_CASE("a device's fileMode may have the file type in it, as podman and conta
   CHECK(spec->devices.at(0).mode == 0640);
 }
 
+TEST_CASE("network devices have their new names, of which only templates may be alike") {
+  Json config = Minimal();
+  config["linux"]["namespaces"].push_back({{"type", "network"}});
+  config["linux"]["netDevices"] = {
+      {"b", {{"name", "eth%d"}}}, {"a", Json::object()}, {"c", {{"name", "eth%d"}}}};
+  const auto spec = ParseSpec(config.dump());
+  REQUIRE_MESSAGE(spec, spec.error().ToString());
+  REQUIRE(spec->net_devices.size() == 3);
+  CHECK(spec->net_devices[0].name == "a");
+  CHECK(spec->net_devices[0].new_name.empty());
+  CHECK(spec->net_devices[1].new_name == "eth%d");
+  config["linux"]["namespaces"][1]["path"] = "/proc/1/ns/net";
+  CHECK(ParseSpec(config.dump()));
+}
+
 TEST_CASE("bad values are refused with their JSON path") {
   struct Row {
     const char* pointer;  // what is set
@@ -113,6 +128,17 @@ TEST_CASE("bad values are refused with their JSON path") {
       {"/linux/timeOffsets", "{\"realtime\": {\"secs\": 1}}", "linux.timeOffsets.realtime", EINVAL},
       {"/linux/timeOffsets", "{\"boottime\": {\"nanosecs\": 1000000000}}",
        "linux.timeOffsets.boottime.nanosecs", ERANGE},
+      {"/linux/netDevices", "{\"eth0\": {}}", "linux.netDevices", EINVAL},
+      {"/linux/netDevices", "[]", "linux.netDevices", EINVAL},
+      {"/linux/netDevices", "{\"eth0\": 5}", "linux.netDevices.eth0", EINVAL},
+      {"/linux/netDevices", "{\"a/b\": {}}", "linux.netDevices.a/b", EINVAL},
+      {"/linux/netDevices", "{\"sixteen_bytes_xx\": {}}", "linux.netDevices.sixteen_bytes_xx", EINVAL},
+      {"/linux/netDevices", "{\"eth0\": {\"name\": \"a b\"}}", "linux.netDevices.eth0.name", EINVAL},
+      {"/linux/netDevices", "{\"eth0\": {\"name\": \"%d%d\"}}", "linux.netDevices.eth0.name", EINVAL},
+      {"/linux/netDevices", "{\"eth0\": {\"name\": 7}}", "linux.netDevices.eth0.name", EINVAL},
+      {"/linux/netDevices", "{\"a\": {\"name\": \"x\"}, \"b\": {\"name\": \"x\"}}", "linux.netDevices.b.name",
+       EINVAL},
+      {"/linux/netDevices", "{\"a\": {}, \"b\": {\"name\": \"a\"}}", "linux.netDevices.b.name", EINVAL},
       {"/linux/personality", "{\"domain\": \"BSD\"}", "linux.personality.domain", EINVAL},
       {"/linux/personality", "{\"domain\": \"LINUX\", \"flags\": [\"X\"]}", "linux.personality.flags",
        EINVAL},

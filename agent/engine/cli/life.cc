@@ -120,17 +120,20 @@ Result<Made> MakeContainer(const Global& global, const CreateCommand& command, b
     listener = std::move(*listening);
   }
   const bool terminal = spec.process->terminal;
+  std::optional<net::DeviceMoves> net_devices;
   auto container = engine->CreateContainer(command.id, std::move(spec),
                                            {.stdio = {0, 1, 2},
                                             .bundle = bundle,
                                             .preserved = std::move(preserved),
                                             .start_listener = listener.get(),
                                             .new_keyring = !command.no_new_keyring,
+                                            .net_devices = &net_devices,
                                             .deadline_ns = Deadline(kCreateSeconds)});
   engine->StopZygote();
   if (!container) return undo(container.error());
   const auto destroy = [&](base::Error error) -> std::unexpected<base::Error> {
     container->init.Kill();
+    if (net_devices) net_devices->TakeBack();
     if (auto gone = engine::Engine::Destroy(*container, Deadline(kTearDownSeconds)); !gone) {
       base::LogError("remove container", gone.error());
     }

@@ -405,7 +405,7 @@ Result<int> Features() {
             "MPOL_PREFERRED_MANY", "MPOL_WEIGHTED_INTERLEAVE"}},
           {"flags", {"MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES", "MPOL_F_NUMA_BALANCING"}}}},
         {"mountExtensions", {{"idmap", {{"enabled", true}}}}},
-        {"netDevices", {{"enabled", false}}}}},
+        {"netDevices", {{"enabled", true}}}}},
       {"annotations",
        {{"org.opencontainers.runc.checkpoint.enabled", "false"},
         {"io.github.seccomp.libseccomp.version", std::to_string(seccomp->major) + "." +

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/namespace.h"
+
+#include <fcntl.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "base/paths.h"
+#include "net/netlink.h"
+
+namespace gcs::net {
+
+using base::Fd;
+using base::MakeError;
+using base::Result;
+
+namespace {
+
+constexpr int kNewIndex = 49;  // IFLA_NEW_IFINDEX, since Linux 5.13
+// Those that RTM_NEWADDR takes: the others are the kernel's to say.
+constexpr uint32_t kSettableFlags = IFA_F_NODAD | IFA_F_OPTIMISTIC | IFA_F_HOMEADDRESS |
+                                    IFA_F_MANAGETEMPADDR | IFA_F_NOPREFIXROUTE | IFA_F_MCAUTOJOIN;
+
+std::string Bytes(const nlattr* attribute) {
+  if (attribute == nullptr) return {};
+  return {static_cast<const char*>(nla_data(attribute)), static_cast<size_t>(nla_len(attribute))};
+}
+
+std::string Text(const nlattr* attribute) {
+  std::string text = Bytes(attribute);
+  text.resize(strnlen(text.data(), text.size()));
+  return text;
+}
+
+template <typename T>
+T Number(const nlattr* attribute, T fallback) {
+  if (attribute == nullptr || nla_len(attribute) < static_cast<int>(sizeof(T))) return fallback;
+  T value;
+  memcpy(&value, nla_data(attribute), sizeof value);
+  return value;
+}
+
+// The attributes of a message by their number; those beyond `N` are left out.
+template <typename Header, size_t N>
+std::array<nlattr*, N> Parse(nlmsghdr* head) {
+  std::array<nlattr*, N> attributes{};
+  nlmsg_parse(head, sizeof(Header), attributes.data(), static_cast<int>(N) - 1, nullptr);
+  return attributes;
+}
+
+template <typename Header>
+const Header* Fixed(nlmsghdr* head) {
+  return nlmsg_valid_hdr(head, sizeof(Header)) != 0 ? static_cast<const Header*>(nlmsg_data(head)) : nullptr;
+}
+
+void ReadLink(nlmsghdr* head, std::vector<Link>& links) {
+  const auto* info = Fixed<ifinfomsg>(head);
+  if (info == nullptr || head->nlmsg_type != RTM_NEWLINK) return;
+  const auto attributes = Parse<ifinfomsg, IFLA_MAX + 1>(head);
+  links.push_back({.index = info->ifi_index,
+                   .name = Text(attributes[IFLA_IFNAME]),
+                   .up = (info->ifi_flags & IFF_UP) != 0,
+                   .mtu = Number<uint32_t>(attributes[IFLA_MTU], 0)});
+}
+
+void ReadAddress(nlmsghdr* head, int index, std::vector<Address>& addresses) {
+  const auto* info = Fixed<ifaddrmsg>(head);
+  // A kernel that doesn't filter tells those of all devices.
+  if (info == nullptr || head->nlmsg_type != RTM_NEWADDR || info->ifa_index != static_cast<unsigned>(index))
+    return;
+  if (info->ifa_family != AF_INET && info->ifa_family != AF_INET6) return;
+  const auto attributes = Parse<ifaddrmsg, IFA_MAX + 1>(head);
+  Address address{.family = info->ifa_family,
+                  .local = Bytes(attributes[IFA_LOCAL]),
+                  .peer = Bytes(attributes[IFA_ADDRESS]),
+                  .broadcast = Bytes(attributes[IFA_BROADCAST]),
+                  .prefix_length = info->ifa_prefixlen,
+                  .scope = info->ifa_scope,
+                  .flags = Number<uint32_t>(attributes[IFA_FLAGS], info->ifa_flags),
+                  .label = Text(attributes[IFA_LABEL]),
+                  .metric = Number<uint32_t>(attributes[IFA_RT_PRIORITY], 0)};
+  // Without a peer there is only one of the two (IPv6), or both are the same (IPv4).
+  if (address.local.empty()) address.local = address.peer;
+  if (address.local == address.peer) address.peer.clear();
+  const auto lifetimes =
+      Number<ifa_cacheinfo>(attributes[IFA_CACHEINFO],
+                            {.ifa_prefered = UINT32_MAX, .ifa_valid = UINT32_MAX, .cstamp = 0, .tstamp = 0});
+  address.valid_s = lifetimes.ifa_valid;
+  address.preferred_s = lifetimes.ifa_prefered;
+  addresses.push_back(std::move(address));
+}
+
+void ReadRoute(nlmsghdr* head, int index, std::vector<Route>& routes) {
+  const auto* info = Fixed<rtmsg>(head);
+  if (info == nullptr || head->nlmsg_type != RTM_NEWROUTE || info->rtm_protocol == RTPROT_KERNEL ||
+      info->rtm_protocol == RTPROT_REDIRECT || (info->rtm_flags & RTM_F_CLONED) != 0) {
+    return;
+  }
+  const auto attributes = Parse<rtmsg, RTA_MAX + 1>(head);
+  if (Number<int>(attributes[RTA_OIF], 0) != index) return;
+  routes.push_back({std::string(static_cast<const char*>(nlmsg_data(head)), nlmsg_datalen(head))});
+}
+
+uint8_t PrefixLength(const Route& route) {
+  rtmsg info;
+  memcpy(&info, route.message.data(), sizeof info);
+  return info.rtm_dst_len;
+}
+
+}  // namespace
+
+class Namespace::Socket {
+ public:
+  explicit Socket(std::unique_ptr<Netlink> netlink) : netlink_(std::move(netlink)) {}
+
+  Result<> Talk(const Message& message, std::string_view step, std::string_view object) {
+    return netlink_->Talk(message, step, object);
+  }
+  // All that `read` makes of the answer. What changed meanwhile is read again, some times.
+  template <typename T, typename Read>
+  Result<std::vector<T>> Ask(const Message& message, std::string_view step, std::string_view object,
+                             Read read) {
+    constexpr int kAttempts = 5;
+    for (int attempt = 1;; ++attempt) {
+      std::vector<T> found;
+      auto asked = netlink_->Talk(message, step, object, [&](nlmsghdr* head) { read(head, found); });
+      if (asked) return found;
+      if (asked.error().err != EAGAIN || attempt == kAttempts) return std::unexpected(asked.error());
+      // The next attempt is another request.
+      nlmsg_hdr(message.get())->nlmsg_seq = NL_AUTO_SEQ;
+    }
+  }
+  Result<Link> Find(const Message& message, std::string_view object) {
+    GCS_ASSIGN(std::vector<Link> links, Ask<Link>(message, "find network device", object, ReadLink));
+    if (links.empty()) return MakeError(ENODEV, "find network device", object);
+    return std::move(links[0]);
+  }
+
+ private:
+  std::unique_ptr<Netlink> netlink_;
+};
+
+Namespace::Namespace(Fd fd, std::unique_ptr<Socket> socket)
+    : fd_(std::move(fd)), socket_(std::move(socket)) {}
+Namespace::Namespace(Namespace&&) noexcept = default;
+Namespace& Namespace::operator=(Namespace&&) noexcept = default;
+Namespace::~Namespace() = default;
+
+Result<Namespace> Namespace::Own() {
+  GCS_ASSIGN(Fd fd, base::OpenFile("/proc/thread-self/ns/net", O_RDONLY));
+  GCS_ASSIGN(std::unique_ptr<Netlink> netlink, Netlink::Open());
+  return Namespace(std::move(fd), std::make_unique<Socket>(std::move(netlink)));
+}
+
+Result<Namespace> Namespace::Of(Fd namespace_fd) {
+  GCS_ASSIGN(std::unique_ptr<Netlink> netlink, Netlink::OpenIn(namespace_fd.get()));
+  return Namespace(std::move(namespace_fd), std::make_unique<Socket>(std::move(netlink)));
+}
+
+bool Namespace::Same(const Namespace& other) const {
+  struct stat ours{}, theirs{};
+  return fstat(fd(), &ours) == 0 && fstat(other.fd(), &theirs) == 0 && ours.st_dev == theirs.st_dev &&
+         ours.st_ino == theirs.st_ino;
+}
+
+Result<Link> Namespace::FindLink(const std::string& name) {
+  Message message = NewMessage(RTM_GETLINK, 0, ifinfomsg{.ifi_family = AF_UNSPEC});
+  PutName(message, IFLA_IFNAME, name);
+  return socket_->Find(message, name);
+}
+
+Result<Link> Namespace::FindLink(int index) {
+  const Message message = NewMessage(RTM_GETLINK, 0, ifinfomsg{.ifi_family = AF_UNSPEC, .ifi_index = index});
+  return socket_->Find(message, std::to_string(index));
+}
+
+Result<std::vector<Link>> Namespace::Links() {
+  const Message message = NewMessage(RTM_GETLINK, NLM_F_DUMP, ifinfomsg{.ifi_family = AF_UNSPEC});
+  return socket_->Ask<Link>(message, "list network devices", {}, ReadLink);
+}
+
+Result<> Namespace::SetUp(int index, bool up) {
+  const ifinfomsg info{.ifi_family = AF_UNSPEC,
+                       .ifi_index = index,
+                       .ifi_flags = up ? static_cast<unsigned>(IFF_UP) : 0,
+                       .ifi_change = IFF_UP};
+  return socket_->Talk(NewMessage(RTM_NEWLINK, 0, info),
+                       up ? "set network device up" : "set network device down", std::to_string(index));
+}
+
+Result<> Namespace::SetMtu(int index, uint32_t mtu) {
+  Message message = NewMessage(RTM_NEWLINK, 0, ifinfomsg{.ifi_family = AF_UNSPEC, .ifi_index = index});
+  PutNumber(message, IFLA_MTU, mtu);
+  return socket_->Talk(message, "set MTU", std::to_string(index));
+}
+
+Result<> Namespace::MoveLink(const Link& link, const Namespace& target, const std::string& name, int index) {
+  Message message = NewMessage(RTM_NEWLINK, 0, ifinfomsg{.ifi_family = AF_UNSPEC, .ifi_index = link.index});
+  PutNumber(message, IFLA_NET_NS_FD, static_cast<uint32_t>(target.fd()));
+  PutNumber(message, kNewIndex, static_cast<uint32_t>(index));
+  if (!name.empty()) PutName(message, IFLA_IFNAME, name);
+  return socket_->Talk(message, "move network device", link.name);
+}
+
+Result<std::vector<Address>> Namespace::Addresses(int index) {
+  const Message message = NewMessage(
+      RTM_GETADDR, NLM_F_DUMP, ifaddrmsg{.ifa_family = AF_UNSPEC, .ifa_index = static_cast<unsigned>(index)});
+  GCS_ASSIGN(std::vector<Address> addresses,
+             socket_->Ask<Address>(message, "list addresses", std::to_string(index),
+                                   [&](nlmsghdr* head, auto& found) { ReadAddress(head, index, found); }));
+  // The kernel puts a new IPv6 address before the others of its scope, an IPv4 one behind them.
+  const auto v6 =
+      std::ranges::stable_partition(addresses, [](const Address& each) { return each.family != AF_INET6; });
+  std::ranges::reverse(v6);
+  return addresses;
+}
+
+Result<> Namespace::AddAddress(int index, const Address& address) {
+  return PutAddress(index, address, NLM_F_CREATE | NLM_F_EXCL, "add address");
+}
+
+Result<> Namespace::ChangeAddress(int index, const Address& address) {
+  return PutAddress(index, address, NLM_F_REPLACE, "change address");
+}
+
+Result<> Namespace::PutAddress(int index, const Address& address, int flags, std::string_view step) {
+  const ifaddrmsg info{.ifa_family = static_cast<uint8_t>(address.family),
+                       .ifa_prefixlen = address.prefix_length,
+                       .ifa_scope = address.scope,
+                       .ifa_index = static_cast<unsigned>(index)};
+  Message message = NewMessage(RTM_NEWADDR, flags, info);
+  const std::string& peer = address.peer.empty() ? address.local : address.peer;
+  Put(message, IFA_LOCAL, address.local.data(), address.local.size());
+  Put(message, IFA_ADDRESS, peer.data(), peer.size());
+  PutNumber(message, IFA_FLAGS, address.flags & kSettableFlags);
+  if (!address.broadcast.empty())
+    Put(message, IFA_BROADCAST, address.broadcast.data(), address.broadcast.size());
+  if (!address.label.empty()) PutName(message, IFA_LABEL, address.label);
+  if (address.metric != 0) PutNumber(message, IFA_RT_PRIORITY, address.metric);
+  const ifa_cacheinfo lifetimes{
+      .ifa_prefered = address.preferred_s, .ifa_valid = address.valid_s, .cstamp = 0, .tstamp = 0};
+  Put(message, IFA_CACHEINFO, &lifetimes, sizeof lifetimes);
+  return socket_->Talk(message, step, std::to_string(index));
+}
+
+Result<std::vector<Route>> Namespace::Routes(int index) {
+  std::vector<Route> routes;
+  for (const uint8_t family : {AF_INET, AF_INET6}) {
+    const Message message = NewMessage(RTM_GETROUTE, NLM_F_DUMP, rtmsg{.rtm_family = family});
+    GCS_ASSIGN(std::vector<Route> found,
+               socket_->Ask<Route>(message, "list routes", std::to_string(index),
+                                   [&](nlmsghdr* head, auto& all) { ReadRoute(head, index, all); }));
+    std::ranges::move(found, std::back_inserter(routes));
+  }
+  std::ranges::stable_sort(routes, std::greater(), PrefixLength);
+  return routes;
+}
+
+Result<> Namespace::AddRoute(const Route& route) {
+  rtmsg info;
+  memcpy(&info, route.message.data(), sizeof info);
+  // The rest of the flags tell the state of the next hop.
+  info.rtm_flags &= RTNH_F_ONLINK;
+  Message message = NewMessage(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, info);
+  const auto* first = reinterpret_cast<const nlattr*>(route.message.data() + NLMSG_ALIGN(sizeof info));
+  int left = static_cast<int>(route.message.size() - NLMSG_ALIGN(sizeof info));
+  for (const nlattr* each = first; nla_ok(each, left) != 0; each = nla_next(each, &left)) {
+    if (nla_type(each) != RTA_CACHEINFO) {
+      Put(message, nla_type(each), nla_data(each), static_cast<size_t>(nla_len(each)));
+    }
+  }
+  return socket_->Talk(message, "add route", {});
+}
+
+}  // namespace gcs::net

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <string>
+
+#include "base/fd.h"
+#include "net/namespace.h"
+
+namespace gcs::test {
+
+// The calling thread is in a network namespace of its own for as long as this lives, so that nothing of the
+// machine's network changes. This machine's kernel has no dummy devices; devices here are ends of veth pairs.
+class PrivateNetwork {
+ public:
+  PrivateNetwork() : home_(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)) {
+    REQUIRE(home_.valid());
+    REQUIRE(unshare(CLONE_NEWNET) == 0);
+  }
+  ~PrivateNetwork() { CHECK(setns(home_.get(), CLONE_NEWNET) == 0); }
+  PrivateNetwork(const PrivateNetwork&) = delete;
+  PrivateNetwork& operator=(const PrivateNetwork&) = delete;
+
+ private:
+  base::Fd home_;
+};
+
+// What a shell prints whose `ip` is busybox's.
+inline std::string Shell(const std::string& script) {
+  FILE* pipe = popen(("ip() { busybox ip \"$@\"; }; set -e; { " + script + "; } 2>&1").c_str(), "r");
+  REQUIRE(pipe != nullptr);
+  std::string text;
+  char buffer[4096];
+  for (size_t n = 0; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) text.append(buffer, n);
+  const int status = pclose(pipe);
+  CHECK_MESSAGE(status == 0, script << ": " << text);
+  return text;
+}
+
+// A pair whose ends are `name` and veth0, or the next number that is free.
+inline void MakeDevice(const std::string& name) { Shell("ip link add " + name + " type veth"); }
+
+}  // namespace gcs::test
