@@ -248,6 +248,7 @@ TEST_CASE("devices that are taken back have all that they had, also after others
            ip addr add 10.1.0.2/24 dev d0 label d0:two
            ip addr add 169.254.7.7/16 scope link dev d0
            ip addr add fd00:1::1/64 dev d0
+           ip addr add fd00:2::1/64 dev d0
            ip link set d0 mtu 1300
            ip link set d0 up
            ip route add 10.9.0.0/16 via 10.1.0.9
