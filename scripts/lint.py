@@ -39,6 +39,7 @@ PATH_CALLS_ALLOWED = [
     ("agent/engine/child_copy.cc", "single names below descriptors, links never followed"),
     ("agent/engine/child.cc", "after pivot_root, where no path leads out of the container"),
     ("agent/engine/cgroup*.cc", "cgroupfs, which has no links, by descriptors"),
+    ("agent/engine/intel_rdt.cc", "resctrl, which has no links, by descriptors"),
     ("agent/guest/leftovers.cc", "cgroupfs, which has no links, by descriptors"),
     ("agent/storage/mount*.cc", "mount points below the agent's own /run, which no container can change"),
     ("agent/guest/unpack.cc", "makes what a tar stream holds: single names in directories that base/paths.h has opened"),

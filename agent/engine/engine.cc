@@ -187,12 +187,15 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
 
   GCS_ASSIGN(std::unique_ptr<Cgroup> cgroup, cgroups_->Create(cgroup_path));
   std::optional<net::DeviceMoves> net_devices;
+  std::optional<RdtGroup> rdt;
   const auto undo = [&](base::Error error) -> std::unexpected<base::Error> {
     if (auto killed = cgroup->Kill(); killed) {
       // The first error is what the caller needs; a cgroup that can't be removed stays visible in the tree.
       [[maybe_unused]] const auto removed = cgroup->Remove(MonotonicNs() + kTearDownNs);
     }
     if (net_devices) net_devices->TakeBack();
+    if (rdt) [[maybe_unused]]
+      const auto removed = rdt->Remove();
     return std::unexpected(std::move(error));
   };
   // The stage counts as a second process while it lives; the limit comes after it.
@@ -201,6 +204,13 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
   if (late_pids) resources.pids_limit.reset();
   if (auto applied = cgroup->Apply(resources); !applied) return undo(applied.error());
   if (auto filtered = cgroup->SetDevices(spec.resources.devices); !filtered) return undo(filtered.error());
+  if (spec.intel_rdt) {
+    auto resctrl = Resctrl::Open(options_.resctrl);
+    if (!resctrl) return undo(resctrl.error());
+    auto made = RdtGroup::Create(std::move(*resctrl), *spec.intel_rdt, id);
+    if (!made) return undo(made.error());
+    rdt.emplace(std::move(*made));
+  }
   watch.Lap("cgroup");
 
   auto sources = OpenSources(plan, *cgroup, -1, &spare_network, create.deadline_ns);
@@ -222,6 +232,11 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
                                      .listener = ListenerOf(spec, options, seccomp.get(), "creating"),
                                      .deadline_ns = create.deadline_ns});
   if (!child) return undo(child.error());
+  // It is one thread yet, and waits.
+  if (auto entered = rdt ? rdt->Enter(child->pid()) : Result<>(); !entered) {
+    child->Kill();
+    return undo(entered.error());
+  }
   if (late_pids) {
     Resources pids;
     pids.pids_limit = spec.resources.pids_limit;
@@ -235,6 +250,7 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
   return EngineContainer{.id = id,
                          .spec = std::move(spec),
                          .cgroup = std::move(cgroup),
+                         .rdt = std::move(rdt),
                          .init = std::move(*child),
                          .seccomp = std::move(seccomp),
                          .options = std::move(options),
@@ -286,6 +302,10 @@ Result<ChildProcess> Engine::Exec(const EngineContainer& container, const Proces
        .hooks = {},
        .listener = ListenerOf(container.spec, container.options, container.seccomp.get(), "running"),
        .deadline_ns = exec.deadline_ns});
+  if (auto entered = child && container.rdt ? container.rdt->Enter(child->pid()) : Result<>(); !entered) {
+    child->Kill();
+    return std::unexpected(entered.error());
+  }
   watch.Lap("launch");
   return child;
 }
@@ -296,6 +316,10 @@ Result<EngineContainer> Engine::Adopt(const std::string& id, Spec spec, const st
   GCS_ASSIGN(container.cgroup, cgroups_->Find(cgroup_path));
   if (container.spec.seccomp) {
     GCS_ASSIGN(container.seccomp, seccomp_.Get(*container.spec.seccomp));
+  }
+  if (container.spec.intel_rdt) {
+    GCS_ASSIGN(std::shared_ptr<Resctrl> resctrl, Resctrl::Open(options_.resctrl));
+    container.rdt = RdtGroup::Find(std::move(resctrl), *container.spec.intel_rdt, id, false);
   }
   container.options = {.container_id = id,
                        .bundle = bundle,
@@ -312,6 +336,7 @@ Result<> Engine::Destroy(EngineContainer& container, int64_t deadline_ns) {
     GCS_TRY(container.cgroup->Kill());
     GCS_TRY(container.cgroup->Remove(deadline_ns));
   }
+  if (container.rdt) GCS_TRY(container.rdt->Remove());
   const auto& hooks = container.spec.hooks.poststop;
   if (hooks.empty()) return {};
   // "poststop hooks ... errors MUST be logged, but the remaining hooks MUST be executed" (runtime.md).

@@ -16,6 +16,7 @@
 #include "engine/cgroup.h"
 #include "engine/child_process.h"
 #include "engine/compile.h"
+#include "engine/intel_rdt.h"
 #include "engine/network_pool.h"
 #include "engine/seccomp.h"
 #include "engine/spec.h"
@@ -34,6 +35,7 @@ struct EngineContainer {
   std::string id;
   Spec spec;
   std::unique_ptr<Cgroup> cgroup;
+  std::optional<RdtGroup> rdt;
   ChildProcess init;
   std::shared_ptr<const SeccompFilter> seccomp;
   CompileOptions options;
@@ -49,6 +51,7 @@ class Engine {
     std::string cgroup_parent = "/containers";  // of containers whose cgroupsPath is empty or relative
     // Where cgroupsPath may not lead: the agent's own.
     std::vector<std::string> reserved_cgroups = {"/gcs", "/init"};
+    std::string resctrl;  // empty: where it is mounted
     bool vsock_guard = true;
     size_t spare_networks = 0;  // kept at hand: see NetworkPool. For a process that makes many containers
     // Of containers whose configuration says nothing; none: what the zygote has.

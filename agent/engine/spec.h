@@ -134,6 +134,13 @@ struct NetDevice {
   std::string new_name;  // empty: it keeps its own; may have a "%d" in it
 };
 
+// A class of service of the resctrl file system (intel_rdt.h).
+struct IntelRdt {
+  std::string clos_id;                // empty: one of the container's own; "/": the root's
+  std::vector<std::string> schemata;  // lines in the order in which they are written
+  bool enable_monitoring = false;
+};
+
 struct BlockDevice {
   uint32_t major = 0, minor = 0;
 };
@@ -196,6 +203,7 @@ struct Spec {
   std::vector<NetDevice> net_devices;
   std::optional<uint32_t> personality;  // PER_*
   std::optional<MemoryPolicy> memory_policy;
+  std::optional<IntelRdt> intel_rdt;
   std::string mount_label;
   Hooks hooks;
   std::vector<std::pair<std::string, std::string>> annotations;

@@ -123,6 +123,35 @@ void ReadMemoryPolicy(JsonReader& linux_part, Spec& spec) {
   spec.memory_policy = std::move(policy);
 }
 
+// "l3CacheSchema" may have lines for memory bandwidth, which count only without "memBwSchema".
+void ReadIntelRdt(JsonReader& linux_part, Spec& spec) {
+  if (!linux_part.Has("intelRdt")) return;
+  JsonReader entry = linux_part.Object("intelRdt");
+  IntelRdt rdt{.clos_id = entry.String("closID"), .enable_monitoring = entry.Bool("enableMonitoring")};
+  const bool plain = rdt.clos_id.size() <= 255 && rdt.clos_id.find_first_of("/\n") == std::string::npos &&
+                     rdt.clos_id != "." && rdt.clos_id != "..";
+  if (rdt.clos_id != "/" && !plain) entry.Fail("closID", "must be the name of one directory, or /");
+  const std::string bandwidth = entry.String("memBwSchema");
+  std::string cache = entry.String("l3CacheSchema");
+  while (!cache.empty()) {
+    const size_t end = std::min(cache.find('\n'), cache.size());
+    const std::string line = cache.substr(0, end);
+    cache.erase(0, end + 1);
+    if (!line.empty() && (bandwidth.empty() || !line.starts_with("MB:"))) rdt.schemata.push_back(line);
+  }
+  if (!bandwidth.empty()) {
+    if (!bandwidth.starts_with("MB:") || bandwidth.find('\n') != std::string::npos) {
+      entry.Fail("memBwSchema", "must be one line that starts with MB:");
+    }
+    rdt.schemata.push_back(bandwidth);
+  }
+  for (std::string& line : entry.Strings("schemata")) {
+    if (line.empty() || line.find('\n') != std::string::npos) entry.Fail("schemata", "must be lines");
+    rdt.schemata.push_back(std::move(line));
+  }
+  spec.intel_rdt = std::move(rdt);
+}
+
 void ReadDevices(JsonReader& linux_part, Spec& spec) {
   for (JsonReader& entry : linux_part.Objects("devices")) {
     Device device{.path = CleanPath(entry.RequiredString("path"))};
@@ -174,6 +203,7 @@ void ReadLinux(JsonReader reader, Spec& spec) {
   ReadNetDevices(reader, spec);
   ReadPersonality(reader, spec);
   ReadMemoryPolicy(reader, spec);
+  ReadIntelRdt(reader, spec);
   spec.mount_label = reader.String("mountLabel");
   ReadDevices(reader, spec);
   spec.masked_paths = ReadPaths(reader, "maskedPaths");
@@ -191,7 +221,6 @@ void ReadLinux(JsonReader reader, Spec& spec) {
              propagation != "slave" && propagation != "rslave") {
     reader.Fail("rootfsPropagation", "unknown value " + propagation);
   }
-  Refuse(reader, {"intelRdt"});
 }
 
 }  // namespace gcs::engine

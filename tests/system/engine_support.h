@@ -73,6 +73,7 @@ class EngineMachine {
     engine::Engine::Options options;
     options.cgroup_parent = parent_;
     options.spare_networks = kSpareNetworks;
+    options.resctrl = dir_ / "resctrl";  // made by the tests that are about it
     auto engine = engine::Engine::Create(options, std::move(*zygote));
     REQUIRE_MESSAGE(engine, engine.error().ToString());
     engine_ = std::move(*engine);

@@ -283,6 +283,16 @@ def net_devices(oci, _):
         assert "dev0" not in ip("addr")
 
 
+@case("intelRdt without resctrl is an error, with nothing left", views=("v2",))
+def intel_rdt(oci, _):
+    assert good(oci("features")).json()["linux"]["intelRdt"]["enabled"] is True
+    if " - resctrl " in read("/proc/self/mountinfo"):
+        raise Skip("a machine without resctrl")
+    for rdt in ({}, {"closID": "/"}, {"closID": "x", "l3CacheSchema": "L3:0=f"}):
+        bad(oci.run("true", change=lambda config, rdt=rdt: config["linux"].update(intelRdt=rdt)), "no resctrl file system is mounted")
+        assert not oci.left() and not oci.machine.cgroups()
+
+
 @case("what is not supported is refused in words")
 def refused(oci, _):
     bundle = oci.machine.bundle("true")

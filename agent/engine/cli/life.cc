@@ -150,6 +150,7 @@ Result<Made> MakeContainer(const Global& global, const CreateCommand& command, b
   }
   record.pid = container->init.pid();
   record.start_time = StartTime(record.pid);
+  record.made_rdt = container->rdt && container->rdt->made();
   for (const auto& done : {store.Save(record), WritePidFile(command.process.pid_file, record.pid)}) {
     if (!done) return destroy(done.error());
   }
@@ -162,6 +163,13 @@ Result<> Remove(Loaded& loaded) {
     // A create that was killed may have made it in some v1 hierarchies only: what is whole can be removed.
     if (loaded.cgroups->Create(loaded.record.cgroup_path)) {
       GCS_ASSIGN(container.cgroup, loaded.cgroups->Find(loaded.record.cgroup_path));
+    }
+  }
+  if (container.spec.intel_rdt) {
+    // What can't be found any more needs no removing.
+    if (auto resctrl = engine::Resctrl::Open({})) {
+      container.rdt = engine::RdtGroup::Find(std::move(*resctrl), *container.spec.intel_rdt, container.id,
+                                             loaded.record.made_rdt);
     }
   }
   if (container.cgroup != nullptr) {

@@ -398,7 +398,7 @@ Result<int> Features() {
             "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"}}}},
         {"apparmor", {{"enabled", true}}},
         {"selinux", {{"enabled", true}}},
-        {"intelRdt", {{"enabled", false}}},
+        {"intelRdt", {{"enabled", true}, {"schemata", true}, {"monitoring", true}}},
         {"memoryPolicy",
          {{"modes",
            {"MPOL_DEFAULT", "MPOL_PREFERRED", "MPOL_BIND", "MPOL_INTERLEAVE", "MPOL_LOCAL",

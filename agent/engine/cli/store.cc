@@ -122,7 +122,8 @@ Result<> Store::Save(const Record& record) {
                   {"creator_pid", record.creator.pid},
                   {"creator_start", record.creator.start_time},
                   {"created", record.created},
-                  {"owner", record.owner}};
+                  {"owner", record.owner},
+                  {"made_rdt", record.made_rdt}};
   return base::ReplaceFile(path_ + "/state.json", json.dump(), 0600);
 }
 
@@ -145,7 +146,8 @@ Result<Record> Store::Load() const {
                 .creator = {.pid = static_cast<int>(reader.Int("creator_pid", 0, 0, INT32_MAX)),
                             .start_time = reader.Uint64("creator_start", 0)},
                 .created = reader.String("created"),
-                .owner = reader.String("owner")};
+                .owner = reader.String("owner"),
+                .made_rdt = reader.Bool("made_rdt")};
   if (reader.error()) return std::unexpected(*reader.error());
   return record;
 }

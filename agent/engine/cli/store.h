@@ -29,6 +29,7 @@ struct Record {
   ProcessId creator;        // the call that makes it, or has made it
   std::string created;      // RFC 3339
   std::string owner;
+  bool made_rdt = false;  // the resctrl group of linux.intelRdt.closID was made for it
 };
 
 enum class Status : uint8_t { kCreating, kCreated, kRunning, kPaused, kStopped };
