@@ -26,9 +26,6 @@ bool Has(const std::string& device) {
   return Shell("ip link").find(": " + device + "@") != std::string::npos;
 }
 
-// All but what is told late: whether a device has a carrier.
-std::string State() { return Shell("ip link | sed 's/NO-CARRIER,//'; ip addr | sed /mtu/d; ip route"); }
-
 // The names in there, without lo and what the kernel adds.
 std::string NamesIn(int pid) {
   return Shell("nsenter -t " + std::to_string(pid) +
@@ -133,10 +130,12 @@ TEST_CASE("a create that fails puts every device back where and as it was") {
   MakeDevice("dev1");
   Shell(R"(ip link set veth0 up
            ip addr add 10.1.0.1/24 dev dev0
+           ip addr add fd00:1::1/64 dev dev0
            ip link set dev0 up
            ip route add 10.9.0.0/16 via 10.1.0.9
            ip addr add 10.2.0.1/24 dev dev1)");
-  const std::string before = State();
+  SettleNetwork();
+  const std::string before = NetworkState();
   const Json devices = {{"dev0", {{"name", "eth0"}}}, {"dev1", {{"name", "eth1"}}}};
   struct Row {
     const char* what;
@@ -166,7 +165,7 @@ TEST_CASE("a create that fails puts every device back where and as it was") {
     row.change(config);
     const base::Error error = FailCreate(config);
     CHECK(error.object == row.object);
-    CHECK(State() == before);
+    CHECK(NetworkState() == before);
   }
   CHECK(FailCreate(DeviceConfig({"true"}, {{"nosuch0", Json::object()}})).err == ENODEV);
 }

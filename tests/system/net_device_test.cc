@@ -30,20 +30,6 @@ std::string Texts(const std::vector<Address>& addresses) {
   return texts;
 }
 
-// The state of a namespace. Whether a device has a carrier, and what the kernel makes of its own accord with
-// it, is told later than the call that changed it returns.
-std::string State() {
-  return Shell(
-      "ip link | sed 's/NO-CARRIER,//'; ip -4 addr | sed /mtu/d; ip -4 route; ip -6 addr show scope global "
-      "| sed /mtu/d;"
-      "ip -6 route | sed '/fe80/d; /ff00/d' | sort");
-}
-
-// Waits until the kernel has looked for duplicates of IPv6 addresses.
-void Settle() {
-  for (int i = 0; i < 500 && Shell("ip -6 addr").find("tentative") != std::string::npos; ++i) usleep(10'000);
-}
-
 base::Fd OwnFd() { return base::Fd(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)); }
 
 // Two namespaces: the thread is in the first.
@@ -165,7 +151,7 @@ TEST_CASE("a moved device keeps its permanent global addresses in their order, a
            ip link set d0 mtu 1300
            ip link set d0 up
            ip link set veth0 up)");
-  Settle();
+  SettleNetwork();
   Namespace own = Good(Namespace::Own());
   const int old_index = Good(own.FindLink("d0")).index;
   // One with a lifetime is not permanent.
@@ -228,14 +214,14 @@ TEST_CASE("a name that is taken is an error before anything has changed") {
   CHECK(two.ShellThere("ip link add x type veth").empty());
   MakeDevice("d0");
   Shell("ip addr add 10.1.0.1/24 dev d0; ip link set d0 up; ip route add 10.9.0.0/16 via 10.1.0.9");
-  const std::string before = State();
+  const std::string before = NetworkState();
   auto moves = Good(DeviceMoves::Begin(two.Second()));
   const auto taken = moves.Move("d0", "x");
   REQUIRE_FALSE(taken);
   CHECK(taken.error().err == EEXIST);
   CHECK(taken.error().object == "d0");
   CHECK(taken.error().message.find("x exists") != std::string::npos);
-  CHECK(State() == before);
+  CHECK(NetworkState() == before);
 }
 
 TEST_CASE("devices that are taken back have all that they had, also after others have renamed them") {
@@ -256,8 +242,8 @@ TEST_CASE("devices that are taken back have all that they had, also after others
            ip route add default via 10.1.0.8
            ip -6 route add fd00:9::/64 via fd00:1::9
            ip addr add 10.7.0.1/24 dev d1)");
-  Settle();
-  const std::string before = State();
+  SettleNetwork();
+  const std::string before = NetworkState();
   {
     auto moves = Good(DeviceMoves::Begin(two.Second()));
     REQUIRE(moves.Move("d0", "x"));
@@ -267,7 +253,7 @@ TEST_CASE("devices that are taken back have all that they had, also after others
     CHECK(Shell("ip link").find(" d0") == std::string::npos);
     moves.TakeBack();
   }
-  CHECK(State() == before);
+  CHECK(NetworkState() == before);
   // And nothing is left of it there.
   CHECK(two.ShellThere("ls /proc/self/net/dev_snmp6") == "lo\n");
 }

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <string>
@@ -40,6 +41,20 @@ inline std::string Shell(const std::string& script) {
   const int status = pclose(pipe);
   CHECK_MESSAGE(status == 0, script << ": " << text);
   return text;
+}
+
+// The devices, addresses and routes of the thread's namespace. Whether a device has a carrier, and what the
+// kernel makes of its own accord with that, is told later than the call that changed it returns: both are
+// left out.
+inline std::string NetworkState() {
+  return Shell(
+      "ip link | sed 's/NO-CARRIER,//; s/,LOWER_UP//; s/,M-DOWN//'; ip -4 addr | sed /mtu/d; ip -4 route;"
+      "ip -6 addr show scope global | sed /mtu/d; ip -6 route | sed '/fe80/d; /ff00/d' | sort");
+}
+
+// Waits until the kernel has looked for duplicates of IPv6 addresses.
+inline void SettleNetwork() {
+  for (int i = 0; i < 500 && Shell("ip -6 addr").find("tentative") != std::string::npos; ++i) usleep(10'000);
 }
 
 // A pair whose ends are `name` and veth0, or the next number that is free.
