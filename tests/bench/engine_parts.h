@@ -70,7 +70,8 @@ class Bundle {
     namespace fs = std::filesystem;
     for (const char* dir : {"root", "root/proc", "root/sys", "root/dev", "pause", "state"})
       fs::create_directory(bundle->dir_ / dir);
-    // As /run is: on ext4 the search for an inode that was not deleted just now takes longer than a container.
+    // As /run is: on ext4 the search for an inode that was not deleted just now takes longer than a
+    // container.
     const std::string state = bundle->dir_ / "state";
     if (mount("tmpfs", state.c_str(), "tmpfs", 0, "mode=700") != 0) return ErrnoError("mount tmpfs", state);
     for (const char* name : {"crun", "runc", "gcs-oci"}) fs::create_directory(state + "/" + name);

@@ -211,8 +211,8 @@ struct RunningContainer {
   }
 };
 
-// Open ones of this process, but for spare network namespaces and what the thread that makes them has open for a
-// moment: the least of some looks.
+// Open ones of this process, but for spare network namespaces and what the thread that makes them has open
+// for a moment: the least of some looks.
 inline size_t Descriptors() {
   size_t least = SIZE_MAX;
   for (int look = 0; look < 10; ++look) {
