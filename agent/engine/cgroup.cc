@@ -3,20 +3,18 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <sys/vfs.h>
 
 #include <algorithm>
 
 #include "base/paths.h"
 #include "engine/cgroup_open.h"
+#include "engine/verify.h"
 
 namespace gcs::engine {
 
 base::Result<std::unique_ptr<CgroupRoot>> CgroupRoot::Open(const std::string& mount_point) {
   GCS_ASSIGN(base::Fd fd, base::OpenFile(mount_point, O_RDONLY | O_DIRECTORY));
-  struct statfs fs;
-  if (fstatfs(fd.get(), &fs) != 0) return base::ErrnoError("fstatfs", mount_point);
-  if (fs.f_type == CGROUP2_SUPER_MAGIC) return OpenCgroupV2(std::move(fd));
+  if (VerifyInode(fd.get(), {.filesystem = CGROUP2_SUPER_MAGIC}) == 0) return OpenCgroupV2(std::move(fd));
   GCS_ASSIGN(const std::string mountinfo, base::ReadFile("/proc/self/mountinfo", 16 << 20));
   std::vector<CgroupHierarchy> hierarchies = ParseHierarchies(mountinfo, mount_point);
   const bool any = std::ranges::any_of(hierarchies, [](const CgroupHierarchy& h) { return !h.unified; });

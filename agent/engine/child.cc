@@ -5,7 +5,6 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/keyctl.h>
-#include <linux/openat2.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -23,6 +22,7 @@
 #include "base/paths.h"
 #include "engine/child_home.h"
 #include "engine/loopback.h"
+#include "engine/verify.h"
 
 namespace gcs::engine {
 
@@ -145,15 +145,10 @@ void SetNames(const Child& child) noexcept {
   }
 }
 
-// A file below /proc/self/attr of a procfs that nothing can be mounted over (CVE-2019-16884, CVE-2025-52881).
-// Symbolic links are /proc's own ("self").
+// Writes to a file below /proc/self/attr.
 int WriteAttribute(const Child& child, const char* path, const char* prefix, const char* value) noexcept {
-  open_how how{.flags = O_WRONLY | O_CLOEXEC,
-               .mode = 0,
-               .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV};
-  const int proc = child.fds[child.plan->proc_fd];
-  const auto fd = static_cast<int>(syscall(SYS_openat2, proc, path, &how, sizeof how));
-  if (fd < 0) return -errno;
+  const int fd = OpenProcFile(child.fds[child.plan->proc_fd], path, true);
+  if (fd < 0) return fd;
   char text[4096];
   const int length = snprintf(text, sizeof text, "%s%s", prefix, value);
   int rc = 0;

@@ -6,7 +6,6 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -18,7 +17,9 @@
 #include <iterator>
 
 #include "base/paths.h"
+#include "base/resolve.h"
 #include "engine/child.h"
+#include "engine/verify.h"
 
 #ifndef DEVPTS_SUPER_MAGIC
 #define DEVPTS_SUPER_MAGIC 0x1cd1
@@ -128,19 +129,19 @@ int OpenRealDirectory(Child& child, const char* path) noexcept {
   char leaf[NAME_MAX + 1];
   const int parent = OpenParent(child, path, leaf);
   if (parent < 0) return parent;
-  constexpr int kFlags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-  int fd = openat(parent, leaf, kFlags);
-  if (fd < 0 && errno == ENOENT && (mkdirat(parent, leaf, 0755) == 0 || errno == EEXIST)) {
-    fd = openat(parent, leaf, kFlags);
-  }
-  return fd >= 0 ? fd : -errno;
+  const auto open_it = [&] {
+    return base::OpenResolved(parent, leaf, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0,
+                              RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+  };
+  const int fd = open_it();
+  if (fd != -ENOENT) return fd;
+  return mkdirat(parent, leaf, 0755) == 0 || errno == EEXIST ? open_it() : -errno;
 }
 
 // A link into a mounted procfs would get round the compiler's check of destinations below /proc. 0 or -errno.
 int RefuseProcfs(int fd, const char* path) noexcept {
-  struct statfs fs;
-  if (fstatfs(fd, &fs) != 0) return -errno;
-  return fs.f_type == PROC_SUPER_MAGIC && strncmp(path, "/proc/", 6) != 0 ? -EPERM : 0;
+  const bool own = strncmp(path, "/proc/", 6) == 0;
+  return own || VerifyInode(fd, {.other_filesystem = PROC_SUPER_MAGIC}) == 0 ? 0 : -EPERM;
 }
 
 // A directory in one that is at hand, where there is nothing more to it: no link, no mount. -errno otherwise.
@@ -344,11 +345,13 @@ void MakeDevice(Child& child, const PlanDevice& device, uint32_t index) noexcept
       child.Must(fchownat(parent, leaf, device.uid, device.gid, AT_SYMLINK_NOFOLLOW), Step::kDevice, index);
     }
   } else if (errno == EEXIST) {
-    struct stat st;
-    child.Must(fstatat(parent, leaf, &st, AT_SYMLINK_NOFOLLOW), Step::kDevice, index);
-    const bool same =
-        (st.st_mode & S_IFMT) == (device.mode & S_IFMT) && (S_ISFIFO(st.st_mode) || st.st_rdev == number);
-    if (!same) child.Fail(Step::kDevice, EEXIST, index);
+    const int existing =
+        child.Must(openat(parent, leaf, O_PATH | O_NOFOLLOW | O_CLOEXEC), Step::kDevice, index);
+    const mode_t type = device.mode & S_IFMT;
+    if (VerifyInode(existing, {.type = type, .device = S_ISFIFO(type) ? 0 : number}) != 0) {
+      child.Fail(Step::kDevice, EEXIST, index);
+    }
+    close(existing);
   } else {
     child.Fail(Step::kDevice, errno, index);
   }
@@ -442,13 +445,8 @@ void Child::BeginStep() noexcept {
 void OpenConsole(Child& child, int root) noexcept {
   const int master =
       child.MustResult(base::OpenInRoot(root, "/dev/pts/ptmx", O_RDWR | O_NOCTTY), Step::kConsole);
-  struct stat st;
-  struct statfs fs;
-  child.Must(fstat(master, &st), Step::kConsole);
-  child.Must(fstatfs(master, &fs), Step::kConsole);
-  if (fs.f_type != DEVPTS_SUPER_MAGIC || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(5, 2)) {
-    child.Fail(Step::kConsole, ENOTTY);
-  }
+  const Inode ptmx{.filesystem = DEVPTS_SUPER_MAGIC, .type = S_IFCHR, .device = makedev(5, 2)};
+  if (VerifyInode(master, ptmx) != 0) child.Fail(Step::kConsole, ENOTTY);
   int unlock = 0;
   child.Must(ioctl(master, TIOCSPTLCK, &unlock), Step::kConsole);
   child.terminal = child.Must(ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC), Step::kConsole);
@@ -465,16 +463,11 @@ void OpenConsole(Child& child, int root) noexcept {
 
 void WriteSysctls(Child& child) noexcept {
   if (child.plan->sysctls.count == 0) return;
-  // Attached nowhere, so nothing can be mounted over a part of it (CVE-2025-52881). Whose sysctls they are is
-  // decided by the namespaces of the process that opens them.
+  // Whose sysctls they are is decided by the namespaces of the process that opens them.
   const int proc = child.fds[child.plan->proc_fd];
   const auto* sysctls = child.Items<PlanSysctl>(child.plan->sysctls);
   for (uint32_t i = 0; i < child.plan->sysctls.count; ++i) {
-    open_how how{.flags = O_WRONLY | O_CLOEXEC,
-                 .mode = 0,
-                 .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV};
-    const int fd = child.Must(syscall(SYS_openat2, proc, child.Text(sysctls[i].path), &how, sizeof how),
-                              Step::kSysctl, i);
+    const int fd = child.MustResult(OpenProcFile(proc, child.Text(sysctls[i].path), false), Step::kSysctl, i);
     const char* value = child.Text(sysctls[i].value);
     child.Must(write(fd, value, strlen(value)), Step::kSysctl, i);
     close(fd);

@@ -73,15 +73,6 @@ bool Within(const std::string& path, const std::string& directory) {
 
 }  // namespace
 
-bool ValidId(std::string_view id) {
-  const auto allowed = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           c == '+' || c == '-';
-  };
-  return !id.empty() && id.size() <= 1024 && allowed(id[0]) &&
-         std::ranges::all_of(id, [&](char c) { return allowed(c) || c == '.'; });
-}
-
 Engine::Engine(Options options, std::unique_ptr<Zygote> zygote, std::unique_ptr<CgroupRoot> cgroups)
     : options_(std::move(options)),
       zygote_(std::move(zygote)),

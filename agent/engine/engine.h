@@ -135,7 +135,4 @@ std::function<base::Result<>(int pid, base::Fd listener)> ListenerOf(const Spec&
                                                                      const SeccompFilter* filter,
                                                                      std::string_view status);
 
-// Container and process ids: [A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,1023}.
-bool ValidId(std::string_view id);
-
 }  // namespace gcs::engine

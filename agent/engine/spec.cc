@@ -128,32 +128,6 @@ void CheckNames(JsonReader& reader, Spec& spec) {
   if (spec.domainname.size() > 64) reader.Fail("domainname", "longer than 64 bytes", ENAMETOOLONG);
 }
 
-// Only sysctls that belong to a namespace which the container has for itself: all others would change the
-// whole VM.
-void CheckSysctls(JsonReader& reader, Spec& spec) {
-  constexpr std::array<std::string_view, 8> kIpc{"kernel.msgmax", "kernel.msgmnb",         "kernel.msgmni",
-                                                 "kernel.sem",    "kernel.shmall",         "kernel.shmmax",
-                                                 "kernel.shmmni", "kernel.shm_rmid_forced"};
-  for (auto& [key, value] : spec.sysctl) {
-    std::string name = key;
-    if (name.find('.') == std::string::npos) std::ranges::replace(name, '/', '.');
-    const auto own = [&](int flag) { return spec.MakesNamespace(flag); };
-    const bool plain = name.find("..") == std::string::npos && name.find('/') == std::string::npos &&
-                       name.find_first_of(" \t\n=+") == std::string::npos &&
-                       value.find('\n') == std::string::npos;
-    const bool net = name.starts_with("net.") && own(CLONE_NEWNET);
-    const bool ipc =
-        (std::ranges::find(kIpc, name) != kIpc.end() || name.starts_with("fs.mqueue.")) && own(CLONE_NEWIPC);
-    const bool uts = name == "kernel.domainname" && own(CLONE_NEWUTS) && spec.domainname.empty();
-    const bool user = name.starts_with("user.") && own(CLONE_NEWUSER);
-    if (!plain || (!net && !ipc && !uts && !user)) {
-      reader.Fail("linux.sysctl." + key, "is not a sysctl of a namespace of the container");
-    }
-    std::ranges::replace(name, '.', '/');
-    key = name;
-  }
-}
-
 template <typename T>
 Result<T> Finish(const JsonReader& reader, T value) {
   if (reader.error()) return std::unexpected(*reader.error());
@@ -170,6 +144,15 @@ const Namespace* Spec::FindNamespace(int flag) const {
 bool Spec::MakesNamespace(int flag) const {
   const Namespace* ns = FindNamespace(flag);
   return ns != nullptr && ns->path.empty();
+}
+
+bool ValidId(std::string_view id) {
+  const auto allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '+' || c == '-';
+  };
+  return !id.empty() && id.size() <= 1024 && allowed(id[0]) &&
+         std::ranges::all_of(id, [&](char c) { return allowed(c) || c == '.'; });
 }
 
 std::string CleanPath(std::string_view path) {

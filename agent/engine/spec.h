@@ -223,5 +223,7 @@ base::Result<Resources> ParseResources(std::string_view resources_json);
 
 // "/a//b/./c/.." → "/a/b"; a relative path counts from "/". ".." never leaves "/".
 std::string CleanPath(std::string_view path);
+// Container and process ids: [A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,1023}.
+bool ValidId(std::string_view id);
 
 }  // namespace gcs::engine

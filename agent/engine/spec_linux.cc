@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string_view>
 
 #include "engine/spec_read.h"
 #include "net/device.h"
@@ -220,6 +221,30 @@ void ReadLinux(JsonReader reader, Spec& spec) {
   } else if (!propagation.empty() && propagation != "private" && propagation != "rprivate" &&
              propagation != "slave" && propagation != "rslave") {
     reader.Fail("rootfsPropagation", "unknown value " + propagation);
+  }
+}
+
+void CheckSysctls(JsonReader& reader, Spec& spec) {
+  constexpr std::array<std::string_view, 8> kIpc{"kernel.msgmax", "kernel.msgmnb",         "kernel.msgmni",
+                                                 "kernel.sem",    "kernel.shmall",         "kernel.shmmax",
+                                                 "kernel.shmmni", "kernel.shm_rmid_forced"};
+  for (auto& [key, value] : spec.sysctl) {
+    std::string name = key;
+    if (name.find('.') == std::string::npos) std::ranges::replace(name, '/', '.');
+    const auto own = [&](int flag) { return spec.MakesNamespace(flag); };
+    const bool plain = name.find("..") == std::string::npos && name.find('/') == std::string::npos &&
+                       name.find_first_of(" \t\n=+") == std::string::npos &&
+                       value.find('\n') == std::string::npos;
+    const bool net = name.starts_with("net.") && own(CLONE_NEWNET);
+    const bool ipc =
+        (std::ranges::find(kIpc, name) != kIpc.end() || name.starts_with("fs.mqueue.")) && own(CLONE_NEWIPC);
+    const bool uts = name == "kernel.domainname" && own(CLONE_NEWUTS) && spec.domainname.empty();
+    const bool user = name.starts_with("user.") && own(CLONE_NEWUSER);
+    if (!plain || (!net && !ipc && !uts && !user)) {
+      reader.Fail("linux.sysctl." + key, "is not a sysctl of a namespace of the container");
+    }
+    std::ranges::replace(name, '.', '/');
+    key = name;
   }
 }
 

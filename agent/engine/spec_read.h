@@ -41,5 +41,8 @@ Process ReadProcess(base::JsonReader reader, Process process);
 Resources ReadResources(base::JsonReader reader);
 std::vector<IdMapping> ReadIdMappings(base::JsonReader& reader, const char* key);
 void ReadLinux(base::JsonReader reader, Spec& spec);
+// Only sysctls that belong to a namespace which the container has for itself: all others would change the
+// whole VM.
+void CheckSysctls(base::JsonReader& reader, Spec& spec);
 
 }  // namespace gcs::engine
