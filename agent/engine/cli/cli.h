@@ -46,6 +46,7 @@ struct ExecCommand {
   std::string process_file;
   std::vector<std::string> args;
   bool tty = false;
+  bool has_user = false;  // an empty one is none that somebody forgot: it must not mean the container's
   std::string user, cwd, apparmor, selinux;
   std::string cgroup;  // below the container's; empty: that one
   std::vector<std::string> env, capabilities;
@@ -98,6 +99,12 @@ base::Json StateOf(const Loaded& loaded);
 
 // The number of "KILL", "SIGKILL" or "9".
 base::Result<int> ParseSignal(const std::string& name);
+struct UserIds {
+  uint32_t uid = 0;
+  std::optional<uint32_t> gid;
+};
+// "UID[:GID]", decimal and nothing else: never root by accident (CVE-2026-30892).
+base::Result<UserIds> ParseUser(const std::string& text);
 base::Result<> WritePidFile(const std::string& path, int pid);
 // Sends the pty's master to the process that listens at `socket`.
 base::Result<> SendConsole(const std::string& socket, const base::Fd& master);

@@ -104,6 +104,25 @@ Result<int> ParseSignal(const std::string& name) {
   return MakeError(EINVAL, "parse signal", name, "unknown signal");
 }
 
+Result<UserIds> ParseUser(const std::string& text) {
+  const size_t colon = text.find(':');
+  const auto number = [&](const std::string& part) -> Result<uint32_t> {
+    uint32_t value = 0;
+    const auto parsed = std::from_chars(part.data(), part.data() + part.size(), value);
+    if (part.empty() || parsed.ec != std::errc() || parsed.ptr != part.data() + part.size() ||
+        value == UINT32_MAX) {
+      return MakeError(EINVAL, "parse user", text, "must be UID or UID:GID in decimal");
+    }
+    return value;
+  };
+  UserIds ids;
+  GCS_ASSIGN(ids.uid, number(text.substr(0, colon)));
+  if (colon != std::string::npos) {
+    GCS_ASSIGN(ids.gid, number(text.substr(colon + 1)));
+  }
+  return ids;
+}
+
 Result<> WritePidFile(const std::string& path, int pid) {
   if (path.empty()) return {};
   return base::ReplaceFile(path, std::to_string(pid), 0644);

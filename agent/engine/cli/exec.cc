@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <unistd.h>
 
-#include <charconv>
-
 #include "base/paths.h"
 #include "engine/cli/cli.h"
 
@@ -17,26 +15,6 @@ namespace {
 
 constexpr int64_t kExecSeconds = 60;
 
-// "UID[:GID]", decimal and nothing else: never root by accident (CVE-2026-30892).
-Result<> SetUser(const std::string& text, Json& process) {
-  const size_t colon = text.find(':');
-  const auto number = [&](const std::string& part) -> Result<uint32_t> {
-    uint32_t value = 0;
-    const auto parsed = std::from_chars(part.data(), part.data() + part.size(), value);
-    if (part.empty() || parsed.ec != std::errc() || parsed.ptr != part.data() + part.size() ||
-        value == UINT32_MAX) {
-      return MakeError(EINVAL, "parse user", text, "must be UID or UID:GID in decimal");
-    }
-    return value;
-  };
-  GCS_ASSIGN(const uint32_t uid, number(text.substr(0, colon)));
-  process["user"]["uid"] = uid;
-  if (colon == std::string::npos) return {};
-  GCS_ASSIGN(const uint32_t gid, number(text.substr(colon + 1)));
-  process["user"]["gid"] = gid;
-  return {};
-}
-
 Result<engine::Process> MakeProcess(const ExecCommand& command, const engine::Process& defaults) {
   if (!command.process_file.empty()) {
     GCS_ASSIGN(const std::string text, base::ReadFile(command.process_file, 16 << 20));
@@ -45,7 +23,11 @@ Result<engine::Process> MakeProcess(const ExecCommand& command, const engine::Pr
   }
   if (command.args.empty()) return MakeError(EINVAL, "exec", command.id, "process args cannot be empty");
   Json process{{"args", command.args}, {"terminal", command.tty}};
-  if (!command.user.empty()) GCS_TRY(SetUser(command.user, process));
+  if (command.has_user) {
+    GCS_ASSIGN(const UserIds user, ParseUser(command.user));
+    process["user"]["uid"] = user.uid;
+    if (user.gid) process["user"]["gid"] = *user.gid;
+  }
   if (!command.additional_gids.empty()) process["user"]["additionalGids"] = command.additional_gids;
   if (!command.cwd.empty()) process["cwd"] = command.cwd;
   if (!command.apparmor.empty()) process["apparmorProfile"] = command.apparmor;

@@ -133,7 +133,11 @@ void AddExec(CLI::App& app, ExecCommand& exec) {
   AddProcess(*command, exec.options, true);
   command->add_option("-p,--process", exec.process_file, "file with a process object");
   command->add_flag("-t,--tty", exec.tty, "give it a terminal");
-  command->add_option("-u,--user", exec.user, "UID[:GID]");
+  const auto set_user = [&exec](const std::string& text) {
+    exec.user = text;
+    exec.has_user = true;
+  };
+  command->add_option_function<std::string>("-u,--user", set_user, "UID[:GID]");
   command->add_option("--cwd", exec.cwd, "working directory");
   command->add_option("-e,--env", exec.env, "NAME=value, any number of times")
       ->allow_extra_args(false)
