@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/json.h"
 
+#include <algorithm>
 #include <limits>
 
 namespace gcs::base {
@@ -27,11 +28,35 @@ std::string_view TypeName(const Json& value) {
       return "a number";
   }
 }
+
+// Of objects and arrays in each other, as far as `text` is JSON.
+size_t Depth(std::string_view text) {
+  size_t depth = 0;
+  size_t most = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      in_string = c != '"';
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      most = std::max(most, ++depth);
+    } else if ((c == ']' || c == '}') && depth > 0) {
+      --depth;
+    }
+  }
+  return most;
+}
 }  // namespace
 
 Result<Json> ParseJson(std::string_view text, std::string_view what, size_t limit) {
   if (text.size() > limit) {
     return MakeError(EFBIG, "parse JSON", what, "more than " + std::to_string(limit) + " bytes");
+  }
+  if (Depth(text) > kMaxJsonDepth) {
+    return MakeError(E2BIG, "parse JSON", what, "more than " + std::to_string(kMaxJsonDepth) + " levels");
   }
   try {
     return Json::parse(text);

@@ -15,7 +15,12 @@ namespace gcs::base {
 
 using Json = nlohmann::json;
 
-// Parses a document of at most `limit` bytes. The error's message says where it is broken.
+// Objects and arrays in each other that a document may have: what copies, compares or writes it takes stack
+// for each.
+inline constexpr size_t kMaxJsonDepth = 128;
+
+// Parses a document of at most `limit` bytes (else EFBIG) and kMaxJsonDepth levels (else E2BIG). The error's
+// message says where it is broken.
 Result<Json> ParseJson(std::string_view text, std::string_view what, size_t limit = 16 << 20);
 
 // Reads typed values out of a JSON object. The first value of a wrong type or range is remembered as an error

@@ -122,6 +122,10 @@ int AddRule(void* context, uint32_t action, int number, const std::vector<scmp_a
 
 // Whether any rule asks a listener.
 bool AddRules(JsonReader& reader, void* context, uint32_t default_action) {
+  // Each takes libseccomp longer than the one before, and an instruction at least of those that the kernel
+  // takes.
+  constexpr size_t kMaxRules = BPF_MAXINSNS;
+  size_t rules = 0;
   bool notifies = false;
   for (JsonReader& rule : reader.Objects("syscalls")) {
     const auto action = ParseAction(rule, "action", "errnoRet");
@@ -131,6 +135,11 @@ bool AddRules(JsonReader& reader, void* context, uint32_t default_action) {
     if (rule.error() || !action) return notifies;
     if (*action == default_action) continue;
     notifies = notifies || *action == SCMP_ACT_NOTIFY;
+    rules += names.size() * std::max<size_t>(arguments.size(), 1);
+    if (rules > kMaxRules) {
+      reader.Fail("syscalls", "more than " + std::to_string(kMaxRules) + " rules", E2BIG);
+      return notifies;
+    }
     for (const std::string& name : names) {
       const int number = seccomp_syscall_resolve_name(name.c_str());
       if (number == __NR_SCMP_ERROR) continue;

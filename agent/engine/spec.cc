@@ -117,6 +117,8 @@ std::vector<Hook> ReadHooks(JsonReader& reader, const char* key) {
     }
     hooks.push_back(std::move(hook));
   }
+  constexpr size_t kMaxHooks = 1000;
+  if (hooks.size() > kMaxHooks) reader.Fail(key, "more than 1000 hooks", E2BIG);
   return hooks;
 }
 

@@ -169,6 +169,7 @@ void ReadDevices(JsonReader& linux_part, Spec& spec) {
     device.gid = static_cast<uint32_t>(entry.Int("gid", 0, 0, kIdMax));
     spec.devices.push_back(std::move(device));
   }
+  if (spec.devices.size() > kMaxDevices) linux_part.Fail("devices", "more than 10000 devices", E2BIG);
 }
 
 std::vector<std::string> ReadPaths(JsonReader& reader, const char* key) {

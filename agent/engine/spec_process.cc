@@ -68,6 +68,9 @@ void ParseUser(JsonReader user, Process& process) {
     }
     process.additional_gids.push_back(gid.get<uint32_t>());
   }
+  constexpr size_t kMaxGroups = 65536;  // NGROUPS_MAX of the kernel
+  if (process.additional_gids.size() > kMaxGroups)
+    user.Fail("additionalGids", "more than 65536 groups", E2BIG);
 }
 
 void ParseRlimits(JsonReader& reader, Process& process) {

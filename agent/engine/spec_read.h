@@ -21,6 +21,8 @@ namespace gcs::engine {
 
 inline constexpr int64_t kIdMax = 0xfffffffe;  // 4294967295 is "no id" to setresuid(2)
 inline constexpr size_t kMaxMounts = 1000;
+// Nodes, and rules; privileged containers list all that a machine has.
+inline constexpr size_t kMaxDevices = 10'000;
 
 struct NamedNumber {
   std::string_view name;

@@ -33,6 +33,7 @@ void ReadDeviceRules(JsonReader& reader, Resources& resources) {
     }
     resources.devices.push_back(rule);
   }
+  if (resources.devices.size() > kMaxDevices) reader.Fail("devices", "more than 10000 rules", E2BIG);
 }
 
 std::optional<uint64_t> ReadCount(JsonReader& reader, const char* key, int64_t most = INT64_MAX) {

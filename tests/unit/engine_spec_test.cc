@@ -10,6 +10,7 @@
 #include "engine/cgroup_open.h"
 #include "engine/engine.h"
 #include "engine/mount_options.h"
+#include "engine/seccomp.h"
 #include "engine/spec.h"
 
 namespace gcs::engine {
@@ -197,11 +198,23 @@ TEST_CASE("bad values are refused with their JSON path") {
   }
 }
 
-TEST_CASE("text that is no JSON, or too much of it, is refused") {
+TEST_CASE("escape 26: text that is no JSON, or too much of it, is refused") {
   for (const char* text : {"", "{", "[]", "null", "{\"a\": }", "\xff\xfe"}) CHECK_FALSE(ParseSpec(text));
   CHECK(ParseSpec(std::string((16 << 20) + 1, ' ')).error().err == EFBIG);
-  // Deep nesting costs memory in proportion and no stack.
-  CHECK_FALSE(ParseSpec(std::string(200'000, '[') + std::string(200'000, ']')));
+  // Whoever copies or writes a value takes stack for each level, as the compiler does with the seccomp
+  // section.
+  const auto nested = [](size_t depth) {
+    return "{\"linux\": {\"seccomp\": {\"x\": " + std::string(depth, '[') + std::string(depth, ']') + "}}}";
+  };
+  CHECK(ParseSpec(nested(1'000'000)).error().err == E2BIG);
+  CHECK(ParseSpec(nested(base::kMaxJsonDepth - 2)).error().err == E2BIG);
+  CHECK(ParseSpec(nested(base::kMaxJsonDepth - 3)).error().err == EINVAL);  // for what is missing
+  // Brackets in strings are none.
+  CHECK(ParseSpec("{\"\\\"[\": \"" + std::string(1000, '{') + "\"}").error().err == EINVAL);
+  CHECK(CompileSeccomp(Json::parse(R"({"defaultAction": "SCMP_ACT_ALLOW"})")));
+  const Json rule = {{"names", {"read"}}, {"action", "SCMP_ACT_ERRNO"}};
+  const Json profile = {{"defaultAction", "SCMP_ACT_ALLOW"}, {"syscalls", Json::array_t(5000, rule)}};
+  CHECK(CompileSeccomp(profile).error().err == E2BIG);
 }
 
 TEST_CASE("exec takes what it does not say from the container") {
@@ -231,7 +244,7 @@ TEST_CASE("paths are cleaned without leaving the root") {
   CHECK(CleanPath("/..") == "/");
 }
 
-TEST_CASE("container ids are those of runc and crun") {
+TEST_CASE("escape 22: container ids are those of runc and crun") {
   for (const std::string& id :
        {std::string("a"), std::string("A-b_c+d.e"), std::string("0"), std::string(1024, 'x')}) {
     CHECK(ValidId(id));
