@@ -46,7 +46,7 @@ TEST_CASE("the cgroup is the container's own view, read-only, and nothing of the
   if (HasV1("memory")) CHECK(outcome.out.find("memory\n") != std::string::npos);
 }
 
-TEST_CASE("without a cgroup namespace only the container's own directory is there, read-only") {
+TEST_CASE("escape 13: without a cgroup namespace only the container's own directory is there, read-only") {
   Json config = DefaultConfig(
       EngineMachine::Get().root(),
       {"sh", "-c", "find /sys/fs/cgroup -name cgroup.procs | sort; mount | grep -c ' /sys/fs/cgroup.*(ro'"});

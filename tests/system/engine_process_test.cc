@@ -67,7 +67,7 @@ TEST_CASE("an exec runs on the processors it asks for; without asking on all of 
   if (CPU_COUNT(&set) > 1) CHECK(all != "0\n");
 }
 
-TEST_CASE("a label without the security module is an error, never dropped in silence") {
+TEST_CASE("escape 06: a label without the security module is an error, never dropped in silence") {
   Json config = DefaultConfig(EngineMachine::Get().root(), {"true"});
   const std::string modules = base::ReadFile("/sys/kernel/security/lsm").value_or("");
   if (modules.find("apparmor") == std::string::npos) {

@@ -77,7 +77,7 @@ Json NotifyConfig(const TempDir& dir, const std::vector<std::string>& calls, con
   return config;
 }
 
-TEST_CASE("a seccomp listener decides over system calls, with or without no_new_privs") {
+TEST_CASE("escape 24: a seccomp listener decides over system calls, with or without no_new_privs") {
   for (const bool no_new_privileges : {true, false}) {
     CAPTURE(no_new_privileges);
     const TempDir dir;

@@ -17,7 +17,7 @@ TEST_CASE("a container runs a program and its exit code comes back") {
   CHECK(outcome.err == "err\n");
 }
 
-TEST_CASE("a signal that ends the program is told; later signals fail") {
+TEST_CASE("escape 25: a signal that ends the program is told; later signals fail") {
   RunningContainer running;
   REQUIRE(running.Create(DefaultConfig(EngineMachine::Get().root(), {"sleep", "1000"}), NextId()));
   REQUIRE(running.container->init.Start(In(10)));
@@ -53,7 +53,7 @@ TEST_CASE("a missing working directory is made") {
   CHECK(Run(config).out == "/not/there/yet\n");
 }
 
-TEST_CASE("capabilities are exactly the configured sets") {
+TEST_CASE("escape 11: capabilities are exactly the configured sets") {
   Json config = DefaultConfig(EngineMachine::Get().root(), {"grep", "Cap", "/proc/self/status"});
   config["process"]["capabilities"] = {{"bounding", {"CAP_CHOWN", "CAP_KILL"}},
                                        {"permitted", {"CAP_CHOWN", "CAP_KILL"}},
@@ -105,7 +105,7 @@ TEST_CASE("configured devices are made with mode and owner, and used when allowe
   CHECK(Run(config).out == "character special file 1:5 644 3:4\n2\n");
 }
 
-TEST_CASE("the device filter denies what no rule allows, CAP_MKNOD or not") {
+TEST_CASE("escape 19: the device filter denies what no rule allows, CAP_MKNOD or not") {
   // /dev/fuse can be made, but not opened.
   Json config =
       DefaultConfig(EngineMachine::Get().root(), {"sh", "-c", "mknod /dev/k c 10 229 && exec 3< /dev/k"});
@@ -349,11 +349,11 @@ TEST_CASE("a failed create leaves no cgroup, process or mount behind") {
   CHECK(snapshot() == before);
 }
 
-TEST_CASE("no descriptor of the engine is open in the container") {
+TEST_CASE("escape 03: no descriptor of the engine is open in the container") {
   CHECK(RunShell("ls /proc/self/fd | wc -l").out == "4\n");  // 0-2, and the directory that ls has opened
 }
 
-TEST_CASE("the working directory can't lead out of the root through a leaked descriptor") {
+TEST_CASE("escape 03: the working directory can't lead out of the root through a leaked descriptor") {
   for (int fd = 3; fd < 40; ++fd) {
     Json config = DefaultConfig(EngineMachine::Get().root(), {"ls", ".."});
     config["process"]["cwd"] = "/proc/self/fd/" + std::to_string(fd);
@@ -363,7 +363,7 @@ TEST_CASE("the working directory can't lead out of the root through a leaked des
   }
 }
 
-TEST_CASE("a symbolic link as /dev or as a mount target stays inside the root") {
+TEST_CASE("escape 10: a symbolic link as /dev or as a mount target stays inside the root") {
   const TempDir outside;
   const TempDir elsewhere;
   const std::string root = EngineMachine::Get().MakeRoot("links");
@@ -380,7 +380,7 @@ TEST_CASE("a symbolic link as /dev or as a mount target stays inside the root") 
   CHECK(std::filesystem::exists(root + elsewhere.path() + "/new/file"));
 }
 
-TEST_CASE("/proc of the image may not be a link") {
+TEST_CASE("escape 06: /proc of the image may not be a link") {
   const std::string root = EngineMachine::Get().MakeRoot("proclink");
   std::filesystem::remove(root + "/proc");
   std::filesystem::create_symlink("/tmp", root + "/proc");
@@ -388,7 +388,7 @@ TEST_CASE("/proc of the image may not be a link") {
   CHECK(error.step == "open mount target");
 }
 
-TEST_CASE("the container's /dev/null of the image is not what covers masked paths") {
+TEST_CASE("escape 08: the container's /dev/null of the image is not what covers masked paths") {
   const std::string root = EngineMachine::Get().MakeRoot("nulllink");
   Json config = DefaultConfig(root, {"sh", "-c", "cat /proc/keys; ls -l /dev/null"});
   std::erase_if(config["mounts"].get_ref<Json::array_t&>(),

@@ -215,7 +215,7 @@ struct Confined {
   }
 };
 
-TEST_CASE("no name and no link of a stream or a container leads out of the root") {
+TEST_CASE("escape 20: no name and no link of a stream or a container leads out of the root") {
   Confined box;
   const auto unpack = [&](const std::vector<TarEntry>& entries) {
     return Unpack(box.root, "/d", Stream(entries));
@@ -309,8 +309,9 @@ TEST_CASE("a file in a directory's place and the other way round are errors that
   CHECK(fs::is_directory(box.root + "/d/dir/full"));
 }
 
-TEST_CASE("a container that swaps directories and links meanwhile gains nothing") {
+TEST_CASE("escape 20: a container that swaps directories and links meanwhile gains nothing") {
   Confined box;
+  const std::string outside = Listing(box.outside);
   fs::create_directories(box.root + "/d/swap");
   fs::create_symlink(box.outside, box.root + "/d/swap2");
   std::atomic<bool> stop = false;
@@ -327,7 +328,8 @@ TEST_CASE("a container that swaps directories and links meanwhile gains nothing"
     entries.push_back({.path = "swap/f" + std::to_string(i)});
     entries.push_back({.path = "swap/n" + std::to_string(i), .type = TarType::kFifo, .mode = 0666});
   }
-  for (int round = 0; round < 10; ++round) {
+  const int rounds = getenv("GCS_TEST_FULL") != nullptr ? 20 : 10;  // of 600 entries
+  for (int round = 0; round < rounds; ++round) {
     // A link in the middle of a look-up is a failure that the container has brought about.
     const auto unpacked = Unpack(box.root, "/d", Stream(entries));
     CHECK_MESSAGE((unpacked || unpacked.error().err == ENOTDIR || unpacked.error().err == ENOENT),
@@ -338,6 +340,7 @@ TEST_CASE("a container that swaps directories and links meanwhile gains nothing"
   }
   stop = true;
   container.join();
+  CHECK(Listing(box.outside) == outside);
 }
 
 TEST_CASE("directories deeper than the limit are refused both ways") {

@@ -84,7 +84,7 @@ TEST_CASE("errors of a step name the object of the configuration") {
   CHECK(StepObject(plan, Step::kAttachMount, 99) == "99");
 }
 
-TEST_CASE("what could fool readers of procfs is refused") {
+TEST_CASE("escape 06: what could fool readers of procfs is refused") {
   for (const char* destination : {"/proc/self", "/proc/sys/kernel", "/proc/1/attr", "/proc/../proc/sys"}) {
     Json config = Config();
     config["mounts"][1]["destination"] = destination;
@@ -120,7 +120,7 @@ TEST_CASE("more bind mounts than one message carries are refused") {
   CHECK(AddDescriptors(*plan, {}, -1).error().err == E2BIG);
 }
 
-TEST_CASE("a damaged plan is never accepted as something it isn't") {
+TEST_CASE("escape 15: a damaged plan is never accepted as something it isn't") {
   CompiledPlan plan;
   const std::string good = CompileBlock(Config(), &plan);
   const int fds = kFdFirstSource + static_cast<int>(plan.sources.size());
@@ -190,7 +190,7 @@ seccomp_data Call(int number, uint64_t first = 0, uint64_t second = 0) {
   return data;
 }
 
-TEST_CASE("the vsock guard stops AF_VSOCK and io_uring, whatever the upper half of the argument") {
+TEST_CASE("escape 21: the vsock guard stops AF_VSOCK and io_uring, whatever the upper half of the argument") {
   const SeccompFilter guard = VsockGuard();
   CHECK(Evaluate(guard, Call(SYS_socket, AF_VSOCK)) == (SECCOMP_RET_ERRNO | EAFNOSUPPORT));
   CHECK(Evaluate(guard, Call(SYS_socket, 0xffffffff00000000ULL | AF_VSOCK)) ==
@@ -204,7 +204,7 @@ TEST_CASE("the vsock guard stops AF_VSOCK and io_uring, whatever the upper half 
   CHECK(Evaluate(guard, i386) == (SECCOMP_RET_ERRNO | ENOSYS));
 }
 
-TEST_CASE("seccomp profiles become filters that answer as they say") {
+TEST_CASE("escape 24: seccomp profiles become filters that answer as they say") {
   const Json profile = Json::parse(R"({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38,
     "architectures": ["SCMP_ARCH_X86_64"],
     "syscalls": [{"names": ["read", "made_up_call"], "action": "SCMP_ACT_ALLOW"},
