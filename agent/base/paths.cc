@@ -231,7 +231,10 @@ Result<> WriteFile(const std::string& path, std::string_view value) {
 
 Result<> WriteFileAt(int dir, const std::string& name, std::string_view value) {
   GCS_ASSIGN(const Fd fd, OpenFileAt(dir, name, O_WRONLY));
-  const ssize_t n = write(fd.get(), value.data(), value.size());
+  ssize_t n = 0;
+  do {
+    n = write(fd.get(), value.data(), value.size());
+  } while (n < 0 && errno == EINTR);
   if (n < 0) return ErrnoError("write", name, value.substr(0, 200));
   if (static_cast<size_t>(n) != value.size()) return MakeError(EIO, "write", name, "short write");
   return {};

@@ -42,7 +42,11 @@ bool SendReport(int sync, const ReportMessage& report, int fd, int flags) noexce
     part->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(part), &fd, sizeof fd);
   }
-  return sendmsg(sync, &header, MSG_NOSIGNAL | flags) >= 0;
+  ssize_t sent = 0;
+  do {
+    sent = sendmsg(sync, &header, MSG_NOSIGNAL | flags);
+  } while (sent < 0 && errno == EINTR);
+  return sent >= 0;
 }
 
 void Child::Send(Report report, int fd) const noexcept {

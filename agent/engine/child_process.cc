@@ -111,8 +111,9 @@ Result<SyncPair> MakeSync(std::string_view object) {
 
 Result<> Continue(int sync, std::string_view object) {
   const char byte = 1;
-  if (send(sync, &byte, sizeof byte, MSG_NOSIGNAL) != sizeof byte)
-    return ErrnoError("send", object, "sync socket");
+  while (send(sync, &byte, sizeof byte, MSG_NOSIGNAL) != sizeof byte) {
+    if (errno != EINTR) return ErrnoError("send", object, "sync socket");
+  }
   return {};
 }
 
