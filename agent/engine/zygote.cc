@@ -66,7 +66,8 @@ int Receive(int socket, Request& request) noexcept {
   message.msg_control = request_control;
   message.msg_controllen = sizeof request_control;
   const ssize_t n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  if (n < 0) return errno == EINTR ? -1 : 0;
+  // Memory that is short for now is no reason to end: without a zygote the agent makes no container any more.
+  if (n < 0) return errno == EINTR || errno == ENOMEM || errno == ENOBUFS ? -1 : 0;
   if (n == 0) return 0;
   const cmsghdr* part = CMSG_FIRSTHDR(&message);
   if (part != nullptr && part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_RIGHTS) {
