@@ -50,10 +50,9 @@ bool SendReport(int sync, const ReportMessage& report, int fd, int flags) noexce
 }
 
 void Child::Send(Report report, int fd) const noexcept {
-  // The daemon is gone: so is the reason for this container.
-  if (!SendReport(sync, {.report = report, .step = Step::kReceivePlan, .err = 0, .index = 0, .pid = 0}, fd,
-                  0))
-    _exit(1);
+  // If the daemon is gone, so is the reason for this container, and nobody hears of the failure.
+  if (!SendReport(sync, {.report = report, .step = Step::kSync, .err = 0, .index = 0, .pid = 0}, fd, 0))
+    Fail(Step::kSync, errno);
 }
 
 void Child::Fail(Step step, int err, uint32_t index) const noexcept {
@@ -79,6 +78,8 @@ void Child::AwaitDaemon() const noexcept {
   do {
     got = recv(sync, &byte, sizeof byte, 0);
   } while (got < 0 && errno == EINTR);
+  // An end without a word would be taken for an execve.
+  if (got < 0) Fail(Step::kSync, errno);
   if (got != sizeof byte) _exit(0);
 }
 

@@ -103,6 +103,8 @@ std::string_view StepName(Step step) {
       return "find program";
     case Step::kStdio:
       return "set standard streams";
+    case Step::kSync:
+      return "talk to the engine";
     case Step::kWaitStart:
       return "wait for start";
     case Step::kStartContainerHook:

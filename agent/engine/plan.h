@@ -244,6 +244,7 @@ enum class Step : uint32_t {
   kCwd,
   kFindProgram,
   kStdio,
+  kSync,
   kWaitStart,
   kStartContainerHook,
   kNoNewPrivileges,
