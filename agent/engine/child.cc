@@ -49,6 +49,12 @@ bool SendReport(int sync, const ReportMessage& report, int fd, int flags) noexce
   return sent >= 0;
 }
 
+void SendSpawned(int sync, uint32_t index, int pid, int pidfd, int flags) noexcept {
+  const ReportMessage message{
+      .report = Report::kSpawned, .step = Step::kClone, .err = 0, .index = index, .pid = pid};
+  if (!SendReport(sync, message, pidfd, flags)) SendReport(sync, message, -1, flags);
+}
+
 void Child::Send(Report report, int fd) const noexcept {
   // If the daemon is gone, so is the reason for this container, and nobody hears of the failure.
   if (!SendReport(sync, {.report = report, .step = Step::kSync, .err = 0, .index = 0, .pid = 0}, fd, 0))

@@ -79,6 +79,9 @@ Result<std::optional<ReportMessage>> ReceiveReport(int sync, Fd& fd, int64_t dea
     fd.Reset(received);
   }
   if (n != sizeof message) return MakeError(EPROTO, "receive report", "sync socket");
+  // A pidfd can be had otherwise (OwnChild).
+  if ((header.msg_flags & MSG_CTRUNC) != 0 && message.report != Report::kSpawned)
+    return MakeError(EMFILE, "receive descriptor", "sync socket");
   return message;
 }
 
@@ -95,6 +98,20 @@ void KillAndReap(int pidfd) {
   while (waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED) != 0 &&
          errno == EINTR) {
   }
+}
+
+// The pidfd of a child of ours that has just been cloned. Where there were too few descriptors to send or to
+// receive it, it is opened here; a child of which we can't have one is not kept.
+Result<Fd> OwnChild(int pid, Fd sent) {
+  if (sent.valid()) return sent;
+  Fd opened(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  if (opened.valid()) return opened;
+  auto error = ErrnoError("pidfd_open", std::to_string(pid));
+  // Not reaped yet, so the number is still its own.
+  kill(pid, SIGKILL);
+  while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  return error;
 }
 
 struct SyncPair {
@@ -227,6 +244,7 @@ class Launcher {
   Result<> OnSpawned(const ReportMessage& report, Fd pidfd, bool failed) {
     const bool stage = IsStage(report);
     const int pid = report.pid;
+    GCS_ASSIGN(pidfd, OwnChild(pid, std::move(pidfd)));
     if (stage) {
       stage_ = std::move(pidfd);
       stage_pid_ = pid;
@@ -269,14 +287,18 @@ class Launcher {
       if (child_.pidfd_.valid()) break;
       Fd fd;
       const auto report = ReceiveReport(child_.sync_.get(), fd, patience);
+      // One whose descriptor is lost has been read all the same.
+      if (!report && report.error().err == EMFILE) continue;
       if (!report || !*report) break;
       if ((*report)->report == Report::kFailed && (*report)->step <= Step::kClone && !stage_.valid()) break;
       if ((*report)->report != Report::kSpawned) continue;
+      auto pidfd = OwnChild((*report)->pid, std::move(fd));
       if (IsStage(**report)) {
-        stage_ = std::move(fd);
-      } else {
-        child_.pidfd_ = std::move(fd);
+        if (pidfd) stage_ = std::move(*pidfd);
+        continue;
       }
+      if (pidfd) child_.pidfd_ = std::move(*pidfd);
+      break;
     }
     ReapStage();
     if (child_.pidfd_.valid()) KillAndReap(child_.pidfd_.get());
@@ -365,7 +387,12 @@ Result<Fd> MakeUserNamespace(Zygote& zygote, const std::vector<IdMapping>& uids,
       failed = base::Error{"make user namespace", ECHILD, {}, {}};
     } else if ((*report)->report == Report::kSpawned) {
       pid = (*report)->pid;
-      pidfd = std::move(fd);
+      auto own = OwnChild(pid, std::move(fd));
+      if (own) {
+        pidfd = std::move(*own);
+      } else {
+        failed = own.error();
+      }
     } else if ((*report)->report == Report::kReady) {
       ready = true;
     } else {

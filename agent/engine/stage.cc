@@ -34,8 +34,7 @@ void RunStage(char* block, std::span<const int> fds) noexcept {
   args.pidfd = reinterpret_cast<uint64_t>(&pidfd);
   const int pid = stage.Must(syscall(SYS_clone3, &args, sizeof args), Step::kClone);
   if (pid == 0) RunChild(block, fds);
-  SendReport(stage.sync, {.report = Report::kSpawned, .step = Step::kClone, .err = 0, .index = 1, .pid = pid},
-             pidfd, 0);
+  SendSpawned(stage.sync, 1, pid, pidfd, 0);
   _exit(0);
 }
 

@@ -53,8 +53,9 @@ alignas(8) char request_buffer[sizeof(RequestHeader) + kInlinePlan];
 alignas(cmsghdr) char request_control[CMSG_SPACE(sizeof(int) * (kMaxPlanFds + 1))];
 
 // A daemon that is gone or doesn't read must not hold up the next request.
-void Answer(int sync, Report report, Step step, int err, pid_t pid, int fd) noexcept {
-  SendReport(sync, {.report = report, .step = step, .err = err, .index = 0, .pid = pid}, fd, MSG_DONTWAIT);
+void Refuse(int sync, Step step, int err) noexcept {
+  SendReport(sync, {.report = Report::kFailed, .step = step, .err = err, .index = 0, .pid = 0}, -1,
+             MSG_DONTWAIT);
 }
 
 // 1: a request; 0: the agent is gone; -1: nothing usable, go on.
@@ -104,11 +105,11 @@ void UseAllProcessors() noexcept {
 void Spawn(Request& request, int own_pid_namespace) noexcept {
   const char* wrong = CheckPlan(request.plan, request.plan_size, request.fd_count);
   const int sync = request.fd_count > 0 ? request.fds[kFdSync] : -1;
-  if (wrong != nullptr) return Answer(sync, Report::kFailed, Step::kReceivePlan, EINVAL, 0, -1);
+  if (wrong != nullptr) return Refuse(sync, Step::kReceivePlan, EINVAL);
   const auto* plan = reinterpret_cast<const PlanHeader*>(request.plan);
   const bool exec = (plan->flags & kPlanExec) != 0;
   if (exec && setns(request.fds[plan->target_fd], CLONE_NEWPID) != 0) {
-    return Answer(sync, Report::kFailed, Step::kJoinPid, errno, 0, -1);
+    return Refuse(sync, Step::kJoinPid, errno);
   }
   const bool staged = (plan->flags & kPlanStaged) != 0;
   // Where the process runs until it is in its cgroup; it sets its later processors itself.
@@ -116,7 +117,7 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
   const auto* processors = reinterpret_cast<const uint64_t*>(request.plan + initial.offset);
   if (initial.count != 0 &&
       syscall(SYS_sched_setaffinity, 0, initial.count * sizeof(uint64_t), processors) != 0) {
-    return Answer(sync, Report::kFailed, Step::kClone, errno, 0, -1);
+    return Refuse(sync, Step::kClone, errno);
   }
   int pidfd = -1;
   clone_args args{};
@@ -137,8 +138,8 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
   if (initial.count != 0) UseAllProcessors();
   // The zygote's own namespace for children again, before anybody else can ask for one.
   if (exec && setns(own_pid_namespace, CLONE_NEWPID) != 0) _exit(1);
-  if (pid < 0) return Answer(sync, Report::kFailed, Step::kClone, err, 0, -1);
-  Answer(sync, Report::kSpawned, Step::kClone, 0, static_cast<pid_t>(pid), pidfd);
+  if (pid < 0) return Refuse(sync, Step::kClone, err);
+  SendSpawned(sync, 0, static_cast<int>(pid), pidfd, MSG_DONTWAIT);
 }
 
 // Tells the daemon: 0, or why it is in vain.
