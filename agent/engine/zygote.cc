@@ -101,6 +101,13 @@ void UseAllProcessors() noexcept {
   syscall(SYS_sched_setaffinity, 0, sizeof all, all);
 }
 
+// Everything from `first` on, of which one request makes no more than these.
+void CloseFrom(int first) noexcept {
+  if (syscall(SYS_close_range, first, ~0U, 0) == 0) return;
+  constexpr int kMost = kMaxPlanFds + 2;
+  for (int fd = first; fd < first + kMost; ++fd) close(fd);
+}
+
 // Leaves the descriptors of the request, and the pidfd, to the caller.
 void Spawn(Request& request, int own_pid_namespace) noexcept {
   const char* wrong = CheckPlan(request.plan, request.plan_size, request.fd_count);
@@ -174,7 +181,7 @@ void Hide() noexcept {
     if (got == 0) _exit(0);
     if (got > 0) Spawn(request, own_pid_namespace);
     // All that came with the request, and nothing else is that high.
-    syscall(SYS_close_range, std::max(socket, own_pid_namespace) + 1, ~0U, 0);
+    CloseFrom(std::max(socket, own_pid_namespace) + 1);
     if (request.mapped) munmap(request.plan, request.plan_size);
   }
 }
