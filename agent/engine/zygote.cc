@@ -108,6 +108,16 @@ void CloseFrom(int first) noexcept {
   for (int fd = first; fd < first + kMost; ++fd) close(fd);
 }
 
+// Whether children may be born in a container's pid namespace.
+bool away = false;
+
+// The zygote's own namespace for children again. Where that fails after an exec, it is due before the next clone.
+bool ReturnHome(int own_pid_namespace) noexcept {
+  if (away && setns(own_pid_namespace, CLONE_NEWPID) != 0) return false;
+  away = false;
+  return true;
+}
+
 // Leaves the descriptors of the request, and the pidfd, to the caller.
 void Spawn(Request& request, int own_pid_namespace) noexcept {
   const char* wrong = CheckPlan(request.plan, request.plan_size, request.fd_count);
@@ -115,6 +125,8 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
   if (wrong != nullptr) return Refuse(sync, Step::kReceivePlan, EINVAL);
   const auto* plan = reinterpret_cast<const PlanHeader*>(request.plan);
   const bool exec = (plan->flags & kPlanExec) != 0;
+  if (!ReturnHome(own_pid_namespace)) return Refuse(sync, Step::kJoinPid, errno);
+  away = exec;
   if (exec && setns(request.fds[plan->target_fd], CLONE_NEWPID) != 0) {
     return Refuse(sync, Step::kJoinPid, errno);
   }
@@ -143,8 +155,7 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
   }
   const int err = errno;
   if (initial.count != 0) UseAllProcessors();
-  // The zygote's own namespace for children again, before anybody else can ask for one.
-  if (exec && setns(own_pid_namespace, CLONE_NEWPID) != 0) _exit(1);
+  ReturnHome(own_pid_namespace);
   if (pid < 0) return Refuse(sync, Step::kClone, err);
   SendSpawned(sync, 0, static_cast<int>(pid), pidfd, MSG_DONTWAIT);
 }
