@@ -55,9 +55,10 @@ int Attach(int tree, int target) noexcept {
       syscall(SYS_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH));
 }
 
-bool IsDirectory(int fd) noexcept {
+bool IsDirectory(const Child& child, int fd, Step step, uint32_t index) noexcept {
   struct stat st;
-  return fstat(fd, &st) == 0 && S_ISDIR(st.st_mode);
+  child.Must(fstat(fd, &st), step, index);
+  return S_ISDIR(st.st_mode);
 }
 
 void AttachRoot(Child& child) noexcept {
@@ -311,7 +312,9 @@ void AttachMounts(Child& child) noexcept {
     }
     child.BeginStep();
     const bool fresh = mount.fs_type != 0;
-    const bool directory = fresh || mount.is_directory != 0 || IsDirectory(child.fds[mount.fd]);
+    const bool directory =
+        fresh || mount.is_directory != 0 ||
+        IsDirectory(child, child.fds[mount.fd], Step::kOpenMountTarget, mount.index);
     if (!fresh && mount.is_directory != 0 && AttachInEmpty(child, mount)) continue;
     const int target =
         child.MustResult(OpenTarget(child, mount, directory), Step::kOpenMountTarget, mount.index);
@@ -426,8 +429,8 @@ void CoverPaths(Child& child) noexcept {
     child.MustResult(target, Step::kMaskedPath, i);
     // The cover comes from the zygote's own root, never from a /dev/null that the image could have replaced
     // (CVE-2025-31133).
-    const int tree = child.Must(OpenTree(child.zygote_root, IsDirectory(target) ? "empty" : "null", 0),
-                                Step::kMaskedPath, i);
+    const char* cover = IsDirectory(child, target, Step::kMaskedPath, i) ? "empty" : "null";
+    const int tree = child.Must(OpenTree(child.zygote_root, cover, 0), Step::kMaskedPath, i);
     child.Must(Attach(tree, target), Step::kMaskedPath, i);
   }
 }
