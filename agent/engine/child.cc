@@ -279,7 +279,9 @@ void SetUser(const Child& child) noexcept {
 // A missing working directory is made, as runc does, while there is still the right to.
 void PrepareCwd(const Child& child) noexcept {
   const char* cwd = child.Text(child.plan->cwd);
-  if (strcmp(cwd, "/") == 0 || chdir(cwd) == 0 || errno != ENOENT) return;
+  // What root may not search the user may.
+  if (strcmp(cwd, "/") == 0 || chdir(cwd) == 0 || errno == EACCES) return;
+  if (errno != ENOENT) child.Fail(Step::kCwd, errno);
   const int root = child.Must(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), Step::kCwd);
   const int dir = child.MustResult(base::MkdirAllInRoot(root, cwd, 0755), Step::kCwd);
   close(dir);
@@ -362,6 +364,8 @@ const char* FindProgram(const Child& child, const char* name, char** env, char* 
       if (length > 0) buffer[at++] = '/';  // an empty entry is the working directory
       memcpy(buffer + at, name, name_length + 1);
       if (Executable(buffer, err)) return buffer;
+      // As execvp(3): what can't be looked at is not passed over for another program of that name.
+      if (err != ENOENT && err != EACCES) break;
     }
     if (*end == '\0') break;
     path = end + 1;
