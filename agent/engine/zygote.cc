@@ -87,8 +87,12 @@ int Receive(int socket, Request& request) noexcept {
   if (request.fd_count == 0 || header.plan_size > kMaxPlanBytes) return -1;
   const int memory = request.fds[--request.fd_count];
   void* plan = mmap(nullptr, header.plan_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_POPULATE, memory, 0);
+  const int err = errno;
   close(memory);
-  if (plan == MAP_FAILED) return -1;
+  if (plan == MAP_FAILED) {
+    if (request.fd_count > 0) Refuse(request.fds[kFdSync], Step::kReceivePlan, err);
+    return -1;
+  }
   request.plan = static_cast<char*>(plan);
   request.mapped = true;
   return 1;
