@@ -144,14 +144,14 @@ class CgroupV1 final : public Cgroup {
   }
   Result<> Kill() override;
   bool RemoveIfEmpty() override {
+    if (removed_) return RemoveParents().has_value();
     for (Directory& directory : directories_) {
       if (directory.made.empty()) continue;
       if (unlinkat(directory.root, directory.made.back().c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
         return false;
       }
     }
-    RemoveParents();
-    return true;
+    return RemoveParents().has_value();
   }
   Result<> Remove(int64_t deadline_ns) override;
   [[nodiscard]] Result<CgroupStats> Stats() const override;
@@ -188,17 +188,29 @@ class CgroupV1 final : public Cgroup {
     return state;
   }
   Result<> Write(const Resources& resources, bool restore);
-  void RemoveParents() {
+  // Once the cgroup itself is gone everywhere.
+  Result<> RemoveParents() {
     for (Directory& directory : directories_) {
-      if (directory.made.empty()) continue;
-      // Those that others share by now stay.
-      for (directory.made.pop_back(); !directory.made.empty(); directory.made.pop_back()) {
-        unlinkat(directory.root, directory.made.back().c_str(), AT_REMOVEDIR);
+      if (!removed_ && !directory.made.empty()) directory.made.pop_back();
+    }
+    removed_ = true;
+    for (Directory& directory : directories_) {
+      for (; !directory.made.empty(); directory.made.pop_back()) {
+        if (unlinkat(directory.root, directory.made.back().c_str(), AT_REMOVEDIR) == 0) continue;
+        if (errno == ENOENT) continue;
+        // Those that others share by now stay.
+        if (errno == EBUSY) {
+          directory.made.clear();
+          break;
+        }
+        return ErrnoError("remove cgroup", directory.hierarchy->name + "/" + directory.made.back());
       }
     }
+    return {};
   }
 
   std::vector<Directory> directories_;
+  bool removed_ = false;  // it is gone, but not yet all that was made above it
   DeviceFilter devices_;  // without a devices hierarchy
 };
 
@@ -290,6 +302,7 @@ Result<> CgroupV1::Freeze(bool frozen, int64_t deadline_ns) {
 
 Result<> CgroupV1::Kill() {
   constexpr int64_t kFreezeNs = base::kNsPerSec;
+  if (removed_) return {};
   const bool freezer = Find("freezer") != nullptr;
   if (const Directory* unified = Unified()) {
     GCS_TRY(unified->Write("cgroup.kill", "1"));
@@ -314,6 +327,7 @@ Result<> CgroupV1::Kill() {
 }
 
 Result<> CgroupV1::Remove(int64_t deadline_ns) {
+  if (removed_) return RemoveParents();
   Pause pause(deadline_ns);
   for (;;) {
     int err = 0;
@@ -330,8 +344,7 @@ Result<> CgroupV1::Remove(int64_t deadline_ns) {
     if (Unified() != nullptr) continue;
     if (auto killed = Kill(); !killed && killed.error().err != ENOENT) return killed;
   }
-  RemoveParents();
-  return {};
+  return RemoveParents();
 }
 
 std::vector<IoStats> ReadIo(const Directory& block) {

@@ -99,7 +99,9 @@ class CgroupV2 final : public Cgroup {
   [[nodiscard]] bool Frozen() const override {
     return Get(ReadKeyed(fd_.get(), "cgroup.events"), "frozen") == 1;
   }
-  Result<> Kill() override { return base::WriteFileAt(fd_.get(), "cgroup.kill", "1"); }
+  Result<> Kill() override {
+    return removed_ ? Result<>() : base::WriteFileAt(fd_.get(), "cgroup.kill", "1");
+  }
   bool RemoveIfEmpty() override;
   Result<> Remove(int64_t deadline_ns) override;
   [[nodiscard]] Result<CgroupStats> Stats() const override { return StatsV2(fd_.get()); }
@@ -114,11 +116,12 @@ class CgroupV2 final : public Cgroup {
 
  private:
   Result<> Write(const Resources& resources, bool restore);
-  void RemoveParents();
+  Result<> RemoveParents();
 
   const std::shared_ptr<const Tree> tree_;
   Fd fd_;
   std::vector<std::string> made_;  // outermost first
+  bool removed_ = false;           // it is gone, but not yet all of its parents in made_
   DeviceFilter devices_;
 };
 
@@ -188,24 +191,30 @@ Result<> CgroupV2::Freeze(bool frozen, int64_t deadline_ns) {
 }
 
 bool CgroupV2::RemoveIfEmpty() {
+  if (removed_) return RemoveParents().has_value();
   if (made_.empty() || unlinkat(tree_->fd.get(), made_.back().c_str(), AT_REMOVEDIR) != 0) return false;
-  RemoveParents();
-  return true;
+  return RemoveParents().has_value();
 }
 
 Result<> CgroupV2::Remove(int64_t deadline_ns) {
+  if (removed_) return RemoveParents();
   GCS_TRY(AwaitEvent(fd_.get(), path_, "populated", 0, deadline_ns));
   if (made_.empty()) return {};
   const int err = RemoveTree(tree_->fd.get(), made_.back().c_str(), kMaxCgroupDepth);
   if (err != 0) return MakeError(err, "remove cgroup", "/" + made_.back());
-  RemoveParents();
-  return {};
+  return RemoveParents();
 }
 
-void CgroupV2::RemoveParents() {
-  // Those that others share by now stay.
-  for (made_.pop_back(); !made_.empty(); made_.pop_back())
-    unlinkat(tree_->fd.get(), made_.back().c_str(), AT_REMOVEDIR);
+Result<> CgroupV2::RemoveParents() {
+  if (!removed_) made_.pop_back();
+  removed_ = true;
+  for (; !made_.empty(); made_.pop_back()) {
+    if (unlinkat(tree_->fd.get(), made_.back().c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) continue;
+    // Those that others share by now stay.
+    if (errno == EBUSY) break;
+    return ErrnoError("remove cgroup", "/" + made_.back());
+  }
+  return {};
 }
 
 class RootV2 final : public CgroupRoot {
