@@ -399,6 +399,18 @@ Result<Fd> MakeUserNamespace(Zygote& zygote, const std::vector<IdMapping>& uids,
       failed = base::Error{std::string(StepName((*report)->step)), (*report)->err, "user namespace", {}};
     }
   }
+  // It may have been cloned all the same, and nobody else reaps it.
+  if (failed) shutdown(sync.ours.get(), SHUT_WR);
+  const int64_t patience = MonotonicNs() + kTearDownNs;
+  while (failed && !pidfd) {
+    Fd fd;
+    const auto report = ReceiveReport(sync.ours.get(), fd, patience);
+    if (!report || !*report) break;
+    if ((*report)->report != Report::kSpawned) continue;
+    auto own = OwnChild((*report)->pid, std::move(fd));
+    if (!own) break;
+    pidfd = std::move(*own);
+  }
   Result<Fd> ns = failed ? std::unexpected(*failed) : Result<Fd>(Fd());
   const std::string proc = "/proc/" + std::to_string(pid);
   const auto write_map = [&](const char* file, const std::vector<IdMapping>& mappings) {
