@@ -62,22 +62,26 @@ Result<pid_t> Spawn(Hook hook, const std::string& bundle, int input, std::string
   return pid;
 }
 
-// A hook that doesn't read its state is no error.
-void WriteState(int fd, std::string_view text, int64_t deadline_ns) {
+// A hook that doesn't read its state is no error, nor is one that is too slow: that shows soon enough. 0 or an
+// errno.
+int WriteState(int fd, std::string_view text, int64_t deadline_ns) {
   while (!text.empty()) {
     const ssize_t n = send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n > 0) {
       text.remove_prefix(static_cast<size_t>(n));
       continue;
     }
-    if (errno != EAGAIN && errno != EINTR) return;
+    if (errno == EPIPE || errno == ECONNRESET) return 0;
+    if (errno != EAGAIN && errno != EINTR) return errno;
     const int64_t left = deadline_ns - base::MonotonicNs();
     pollfd poll_fd{fd, POLLOUT, 0};
-    if (left <= 0 ||
-        poll(&poll_fd, 1, static_cast<int>(std::min<int64_t>(left / base::kNsPerMs + 1, 60'000))) < 0) {
-      return;
+    if (left <= 0) return 0;
+    if (poll(&poll_fd, 1, static_cast<int>(std::min<int64_t>(left / base::kNsPerMs + 1, 60'000))) < 0 &&
+        errno != EINTR) {
+      return errno;
     }
   }
+  return 0;
 }
 
 // Kills at the deadline. The exit status, or nothing then.
@@ -118,11 +122,18 @@ Result<> RunHook(const Hook& hook, const std::string& state, const std::string& 
     // It can't be gone, as it is not reaped; without a pidfd there is no wait with a limit.
     const int err = errno;
     kill(pid, SIGKILL);
-    waitpid(pid, nullptr, 0);
+    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
     return MakeError(err, "pidfd_open", hook.path, step);
   }
-  WriteState(ours.get(), state, deadline_ns);
+  const int unwritten = WriteState(ours.get(), state, deadline_ns);
   ours.Reset();
+  if (unwritten != 0) {
+    kill(-pid, SIGKILL);
+    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+    return MakeError(unwritten, step, hook.path, "can't be given the state");
+  }
   GCS_ASSIGN(const std::optional<int> status, Await(pid, pidfd.get(), hook, step, deadline_ns));
   if (!status) return MakeError(ETIMEDOUT, step, hook.path, "killed at its time limit");
   if (*status >= 128)
