@@ -165,8 +165,10 @@ class Launcher {
 
     auto done = Converse();
     if (!done) {
-      Abandon();
-      return std::unexpected(done.error());
+      // What the child has told is the reason for whatever we could not do with it.
+      base::Error error = failed_.value_or(done.error());
+      Abandon(error);
+      return std::unexpected(error);
     }
     ReapStage();
     return std::move(child_);
@@ -176,18 +178,17 @@ class Launcher {
   // Zygote, stage and child report independently, so the child may be ready, or have failed, before the one
   // that cloned it has told its pid.
   Result<> Converse() {
-    std::optional<base::Error> failed;
     bool ready = false;
-    while (!child_.pidfd_.valid() || (!ready && !failed)) {
+    while (!child_.pidfd_.valid() || (!ready && !failed_)) {
       Fd fd;
       GCS_ASSIGN(const auto report, ReceiveReport(child_.sync_.get(), fd, options_.deadline_ns));
       if (!report) {
-        return std::unexpected(failed.value_or(
+        return std::unexpected(failed_.value_or(
             base::Error{"launch", ECHILD, plan_.program, "the process ended before it was ready"}));
       }
       switch (report->report) {
         case Report::kSpawned:
-          GCS_TRY(OnSpawned(*report, std::move(fd), failed.has_value()));
+          GCS_TRY(OnSpawned(*report, std::move(fd), failed_.has_value()));
           break;
         case Report::kTime:
           time_due_ = true;
@@ -205,9 +206,9 @@ class Launcher {
           ready = true;
           break;
         case Report::kFailed:
-          failed = StepError(plan_, *report);
+          failed_ = StepError(plan_, *report);
           // Up to here there is no child to wait for.
-          if (report->step <= Step::kClone || InStage(report->step)) return std::unexpected(*failed);
+          if (report->step <= Step::kClone || InStage(report->step)) return std::unexpected(*failed_);
           break;
       }
       if (time_due_ && stage_.valid()) {
@@ -224,7 +225,7 @@ class Launcher {
         GCS_TRY(Continue(child_.sync_.get(), plan_.program));
       }
     }
-    if (failed) return std::unexpected(*failed);
+    if (failed_) return std::unexpected(*failed_);
     return {};
   }
 
@@ -280,25 +281,31 @@ class Launcher {
 
   // Nobody is left behind: whoever waits for us ends when the socket does, and who is cloned is told before
   // the cloning process ends.
-  void Abandon() {
+  void Abandon(base::Error& error) {
     shutdown(child_.sync_.get(), SHUT_WR);
     const int64_t patience = MonotonicNs() + kTearDownNs;
+    // Whoever has gone while we wanted something of it has told why.
+    bool asks = error.err == EPIPE || error.err == ESRCH || error.err == ENOENT || error.err == ECONNRESET;
     for (;;) {
-      if (child_.pidfd_.valid()) break;
+      if (child_.pidfd_.valid() && !asks) break;
       Fd fd;
       const auto report = ReceiveReport(child_.sync_.get(), fd, patience);
       // One whose descriptor is lost has been read all the same.
       if (!report && report.error().err == EMFILE) continue;
       if (!report || !*report) break;
-      if ((*report)->report == Report::kFailed && (*report)->step <= Step::kClone && !stage_.valid()) break;
+      if ((*report)->report == Report::kFailed) {
+        if (asks) error = StepError(plan_, **report);
+        asks = false;
+        if ((*report)->step <= Step::kClone && !stage_.valid()) break;
+      }
       if ((*report)->report != Report::kSpawned) continue;
       auto pidfd = OwnChild((*report)->pid, std::move(fd));
       if (IsStage(**report)) {
         if (pidfd) stage_ = std::move(*pidfd);
         continue;
       }
-      if (pidfd) child_.pidfd_ = std::move(*pidfd);
-      break;
+      if (!pidfd) break;
+      child_.pidfd_ = std::move(*pidfd);
     }
     ReapStage();
     if (child_.pidfd_.valid()) KillAndReap(child_.pidfd_.get());
@@ -317,6 +324,7 @@ class Launcher {
   ChildProcess child_;
   Fd stage_;
   int stage_pid_ = 0;
+  std::optional<base::Error> failed_;  // as stage or child has told
   Fd listener_;
   // What a process waits for that is told before the pid of that process.
   bool time_due_ = false, hooks_due_ = false;
