@@ -165,8 +165,12 @@ int WriteAttribute(const Child& child, const char* path, const char* prefix, con
   int rc = 0;
   if (length < 0 || static_cast<size_t>(length) >= sizeof text) {
     rc = -ENAMETOOLONG;
-  } else if (write(fd, text, static_cast<size_t>(length)) < 0) {
-    rc = -errno;
+  } else {
+    ssize_t written = 0;
+    do {
+      written = write(fd, text, static_cast<size_t>(length));
+    } while (written < 0 && errno == EINTR);
+    if (written < 0) rc = -errno;
   }
   close(fd);
   return rc;

@@ -71,11 +71,9 @@ int CopyEntry(int from, int to, const char* name, int depth) noexcept {
     const int source = openat(from, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
     if (source < 0) return -errno;
     // What was looked at may have been exchanged: the type counts that was opened.
-    if (fstat(source, &st) != 0 || S_ISDIR(st.st_mode) != directory || (!directory && !S_ISREG(st.st_mode))) {
-      close(source);
-      return -ESTALE;
-    }
-    int rc = directory && mkdirat(to, name, 0700) != 0 ? -errno : 0;
+    int rc = fstat(source, &st) != 0 ? -errno : 0;
+    if (rc == 0 && (S_ISDIR(st.st_mode) != directory || (!directory && !S_ISREG(st.st_mode)))) rc = -ESTALE;
+    if (rc == 0 && directory && mkdirat(to, name, 0700) != 0) rc = -errno;
     const int copy = rc != 0 ? -1
                              : openat(to, name,
                                       directory ? O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC

@@ -472,7 +472,11 @@ void WriteSysctls(Child& child) noexcept {
   for (uint32_t i = 0; i < child.plan->sysctls.count; ++i) {
     const int fd = child.MustResult(OpenProcFile(proc, child.Text(sysctls[i].path), false), Step::kSysctl, i);
     const char* value = child.Text(sysctls[i].value);
-    child.Must(write(fd, value, strlen(value)), Step::kSysctl, i);
+    ssize_t written = 0;
+    do {
+      written = write(fd, value, strlen(value));
+    } while (written < 0 && errno == EINTR);
+    child.Must(written, Step::kSysctl, i);
     close(fd);
   }
 }

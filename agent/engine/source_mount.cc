@@ -38,6 +38,7 @@ Result<> SetAttributes(int tree, uint64_t set, uint64_t clear, uint64_t propagat
 Result<Fd> OpenNamespace(const PlanSource& source) {
   GCS_ASSIGN(Fd fd, base::OpenFile(source.path, O_RDONLY | O_NONBLOCK | O_NOCTTY));
   const int type = ioctl(fd.get(), NS_GET_NSTYPE);
+  if (type < 0 && errno != ENOTTY) return ErrnoError("open namespace", source.path);
   if (type < 0) return base::MakeError(EINVAL, "open namespace", source.path, "is no namespace");
   if (type != source.flag)
     return base::MakeError(EINVAL, "open namespace", source.path, "is of another type");

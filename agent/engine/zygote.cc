@@ -280,6 +280,7 @@ Result<> Zygote::Spawn(std::string_view plan, std::span<const int> fds) {
     if (!memory) return ErrnoError("memfd_create", "plan");
     for (size_t done = 0; done < plan.size();) {
       const ssize_t n = write(memory.get(), plan.data() + done, plan.size() - done);
+      if (n < 0 && errno == EINTR) continue;
       if (n < 0) return ErrnoError("write", "plan");
       done += n;
     }
