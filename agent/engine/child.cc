@@ -304,15 +304,24 @@ void EnterCwd(const Child& child) noexcept {
 }
 
 // Home directory of `uid` from the container's /etc/passwd into `home`; "/" if it has none. Read by hand: NSS
-// would load the container's libraries (CVE-2019-14271).
-void FindHome(uint32_t uid, char* home, size_t size) noexcept {
+// would load the container's libraries (CVE-2019-14271). What the image has there may be anything; that the
+// machine can't read it is a failure.
+void FindHome(const Child& child, uint32_t uid, char* home, size_t size) noexcept {
   memcpy(home, "/", 2);
   const int fd = open("/etc/passwd", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  if (fd < 0) return;
+  if (fd < 0) {
+    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO)
+      child.Fail(Step::kHome, errno);
+    return;
+  }
   static char text[64 * 1024];
   size_t length = 0;
-  for (ssize_t n = 1; n > 0 && length < sizeof text; length += n > 0 ? n : 0) {
-    n = read(fd, text + length, sizeof text - length);
+  while (length < sizeof text) {
+    const ssize_t n = read(fd, text + length, sizeof text - length);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EIO || errno == ENOMEM)) child.Fail(Step::kHome, errno);
+    if (n <= 0) break;
+    length += static_cast<size_t>(n);
   }
   close(fd);
   // Up to a byte that no line of it has.
@@ -448,7 +457,7 @@ void RunChild(char* block, std::span<const int> fds) noexcept {
   char** env = child.Pointers(plan->env, 2);
   static char home[PATH_MAX + 5] = "HOME=";
   if ((plan->flags & kPlanHasHome) == 0) {
-    FindHome(plan->uid, home + 5, PATH_MAX);
+    FindHome(child, plan->uid, home + 5, PATH_MAX);
     env[plan->env.count - 2] = home;
   }
   // Before anything of the configuration is looked up by path: /proc/self/fd then leads nowhere

@@ -97,6 +97,8 @@ std::string_view StepName(Step step) {
       return "setresuid";
     case Step::kCapabilities:
       return "capset";
+    case Step::kHome:
+      return "read /etc/passwd";
     case Step::kCwd:
       return "chdir";
     case Step::kFindProgram:

@@ -241,6 +241,7 @@ enum class Step : uint32_t {
   kGroups,
   kUser,
   kCapabilities,
+  kHome,
   kCwd,
   kFindProgram,
   kStdio,
