@@ -99,11 +99,14 @@ int Receive(int socket, Request& request) noexcept {
 }
 
 // Containers don't inherit the agent's affinity: each gets what its cgroup allows.
-void UseAllProcessors() noexcept {
+bool UseAllProcessors() noexcept {
   uint64_t all[128];
   memset(all, 0xff, sizeof all);
-  syscall(SYS_sched_setaffinity, 0, sizeof all, all);
+  return syscall(SYS_sched_setaffinity, 0, sizeof all, all) == 0;
 }
+
+// Whether the zygote is still on the processors of a child that it has cloned.
+bool restricted = false;
 
 // Everything from `first` on, of which one request makes no more than these.
 void CloseFrom(int first) noexcept {
@@ -134,6 +137,8 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
   if (exec && setns(request.fds[plan->target_fd], CLONE_NEWPID) != 0) {
     return Refuse(sync, Step::kJoinPid, errno);
   }
+  if (restricted && !UseAllProcessors()) return Refuse(sync, Step::kClone, errno);
+  restricted = false;
   const bool staged = (plan->flags & kPlanStaged) != 0;
   // Where the process runs until it is in its cgroup; it sets its later processors itself.
   const ArrayRef initial = plan->initial_affinity;
@@ -158,7 +163,7 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
     staged ? RunStage(request.plan, fds) : RunChild(request.plan, fds);
   }
   const int err = errno;
-  if (initial.count != 0) UseAllProcessors();
+  restricted = initial.count != 0 && !UseAllProcessors();
   ReturnHome(own_pid_namespace);
   if (pid < 0) return Refuse(sync, Step::kClone, err);
   SendSpawned(sync, 0, static_cast<int>(pid), pidfd, MSG_DONTWAIT);
