@@ -357,7 +357,9 @@ Result<> ChildProcess::Signal(int signal) const {
 void ChildProcess::Kill() { KillAndReap(pidfd_.get()); }
 
 Result<> ChildProcess::Start(int64_t deadline_ns) {
-  GCS_TRY(Continue(sync_.get(), program_));
+  const auto asked = Continue(sync_.get(), program_);
+  // A process that has failed meanwhile has told why.
+  if (!asked && asked.error().err != EPIPE) return asked;
   std::optional<ReportMessage> report;
   for (;;) {
     Fd fd;
@@ -367,7 +369,7 @@ Result<> ChildProcess::Start(int64_t deadline_ns) {
     GCS_TRY(Launcher::HandOver(*this, std::move(fd)));
   }
   sync_.Reset();
-  if (!report) return {};
+  if (!report) return asked;
   const bool hook = report->step == Step::kStartContainerHook && report->index < start_hooks_.size();
   return MakeError(report->err == 0 ? EIO : report->err, StepName(report->step),
                    hook ? start_hooks_[report->index] : program_);
