@@ -64,13 +64,14 @@ Result<std::optional<ReportMessage>> ReceiveReport(int sync, Fd& fd, int64_t dea
   header.msg_iovlen = 1;
   header.msg_control = control;
   header.msg_controllen = sizeof control;
-  ssize_t n = -1;
+  // ECONNRESET: the child ended with something of ours unread. The kernel says so once, and before it hands out
+  // what the child has said.
+  ssize_t n = 0;
   do {
     if (deadline_ns - MonotonicNs() < kReceiveNs) GCS_TRY(AwaitReadable(sync, "sync socket", deadline_ns));
     n = recvmsg(sync, &header, MSG_CMSG_CLOEXEC);
-  } while (n < 0 && (errno == EAGAIN || errno == EINTR));
-  // ECONNRESET: the child ended with something of ours unread.
-  if (n == 0 || (n < 0 && errno == ECONNRESET)) return std::nullopt;
+  } while (n < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNRESET));
+  if (n == 0) return std::nullopt;
   if (n < 0) return ErrnoError("recvmsg", "sync socket");
   const cmsghdr* part = CMSG_FIRSTHDR(&header);
   if (part != nullptr && part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_RIGHTS) {
