@@ -102,24 +102,43 @@ Result<> WriteSettings(std::vector<CgroupWrite> writes, bool restore) {
   return {};
 }
 
-void CollectPids(int dir, int depth, std::vector<int>& pids) {
-  if (const auto procs = base::ReadFileAt(dir, "cgroup.procs", 16 << 20)) {
-    const std::vector<int> found = ParsePids(*procs);
-    pids.insert(pids.end(), found.begin(), found.end());
+Result<> CollectPids(int dir, int depth, std::vector<int>& pids) {
+  const auto procs = base::ReadFileAt(dir, "cgroup.procs", 16 << 20);
+  if (!procs) {
+    // A cgroup that is removed meanwhile has nobody in it; a threaded one (EOPNOTSUPP) shows its processes
+    // further up.
+    const int err = procs.error().err;
+    if (err == ENOENT || err == ENODEV || err == EOPNOTSUPP) return {};
+    return std::unexpected(procs.error());
   }
-  if (depth == 0) return;
+  const std::vector<int> found = ParsePids(*procs);
+  pids.insert(pids.end(), found.begin(), found.end());
+  if (depth == 0) return {};
   const int copy = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   DIR* entries = copy < 0 ? nullptr : fdopendir(copy);
   if (entries == nullptr) {
+    const int err = errno;
     if (copy >= 0) close(copy);
-    return;
+    if (err == ENOENT) return {};
+    return base::MakeError(err, "list cgroup");
   }
-  while (const dirent* entry = readdir(entries)) {
+  Result<> done;
+  for (;;) {
+    errno = 0;
+    const dirent* entry = readdir(entries);
+    if (entry == nullptr && errno != 0 && errno != ENOENT) done = base::ErrnoError("list cgroup");
+    if (entry == nullptr) break;
     if (entry->d_type != DT_DIR || entry->d_name[0] == '.') continue;
-    const Fd child(openat(dir, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-    if (child.valid()) CollectPids(child.get(), depth - 1, pids);
+    const auto child = base::OpenFileAt(dir, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (child) {
+      done = CollectPids(child->get(), depth - 1, pids);
+    } else if (child.error().err != ENOENT) {
+      done = std::unexpected(child.error());
+    }
+    if (!done) break;
   }
   closedir(entries);
+  return done;
 }
 
 namespace {

@@ -31,7 +31,7 @@ struct CgroupWrite {
 base::Result<> WriteSettings(std::vector<CgroupWrite> writes, bool restore);
 
 // Process ids in `dir` and below.
-void CollectPids(int dir, int depth, std::vector<int>& pids);
+base::Result<> CollectPids(int dir, int depth, std::vector<int>& pids);
 // Notes in the file system that a directory has been made for a container below it, for the process that will
 // remove that one. Best effort: without the note the directory stays.
 void MarkMade(int dir);

@@ -163,7 +163,8 @@ class CgroupV1 final : public Cgroup {
     std::vector<int> pids;
     const auto dir =
         base::OpenFileAt(directories_[0].Dir(), directories_[0].File("."), O_RDONLY | O_DIRECTORY);
-    if (dir) CollectPids(dir->get(), kMaxCgroupDepth, pids);
+    if (!dir && dir.error().err != ENOENT) return std::unexpected(dir.error());
+    if (dir) GCS_TRY(CollectPids(dir->get(), kMaxCgroupDepth, pids));
     return pids;
   }
 
@@ -312,18 +313,21 @@ Result<> CgroupV1::Kill() {
   // Frozen processes keep their numbers and fork no others. One that can't be frozen now is met again by
   // Remove.
   const bool frozen = freezer && Freeze(true, base::MonotonicNs() + kFreezeNs).has_value();
-  GCS_ASSIGN(const std::vector<int> pids, Pids());
-  for (const int pid : pids) {
+  const auto pids = Pids();
+  for (const int pid : pids.value_or(std::vector<int>())) {
     const Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
     if (!pidfd.valid()) continue;
     if (!frozen) {
       // Still in here now that the pidfd holds it: not somebody else's with a reused number.
-      GCS_ASSIGN(const std::vector<int> again, Pids());
-      if (std::ranges::find(again, pid) == again.end()) continue;
+      const auto again = Pids();
+      if (!again || std::ranges::find(*again, pid) == again->end()) continue;
     }
     syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0);
   }
-  return freezer ? Freeze(false, base::MonotonicNs() + kFreezeNs) : Result<>();
+  // Whatever else fails: frozen, not even the killed end.
+  if (freezer) GCS_TRY(Freeze(false, base::MonotonicNs() + kFreezeNs));
+  if (!pids) return std::unexpected(pids.error());
+  return {};
 }
 
 Result<> CgroupV1::Remove(int64_t deadline_ns) {

@@ -110,7 +110,7 @@ class CgroupV2 final : public Cgroup {
   }
   [[nodiscard]] Result<std::vector<int>> Pids() const override {
     std::vector<int> pids;
-    CollectPids(fd_.get(), kMaxCgroupDepth, pids);
+    GCS_TRY(CollectPids(fd_.get(), kMaxCgroupDepth, pids));
     return pids;
   }
 
