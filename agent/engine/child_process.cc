@@ -47,10 +47,9 @@ Result<> AwaitReadable(int fd, std::string_view what, int64_t deadline_ns) {
 // report.
 constexpr int64_t kReceiveNs = base::kNsPerSec;
 
-void LimitReceive(int sync) {
+bool LimitReceive(int sync) {
   const timeval limit{.tv_sec = kReceiveNs / base::kNsPerSec, .tv_usec = 0};
-  // Fails for what is no socket, and that receives nothing either.
-  setsockopt(sync, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  return setsockopt(sync, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0;
 }
 
 // One report from zygote, stage or child; `fd` gets the descriptor that came with it. Nothing: all of them
@@ -123,8 +122,9 @@ Result<SyncPair> MakeSync(std::string_view object) {
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
     return ErrnoError("socketpair", object);
-  LimitReceive(pair[0]);
-  return SyncPair{Fd(pair[0]), Fd(pair[1])};
+  SyncPair sync{Fd(pair[0]), Fd(pair[1])};
+  if (!LimitReceive(sync.ours.get())) return ErrnoError("setsockopt", object, "sync socket");
+  return sync;
 }
 
 Result<> Continue(int sync, std::string_view object) {
@@ -343,7 +343,8 @@ ChildProcess ChildProcess::Attach(int pid, Fd pidfd, Fd connection, std::string 
   child.pid_ = pid;
   child.pidfd_ = std::move(pidfd);
   child.sync_ = std::move(connection);
-  LimitReceive(child.sync_.get());
+  // Fails for what is no socket, and that receives nothing either.
+  [[maybe_unused]] const bool limited = LimitReceive(child.sync_.get());
   child.program_ = std::move(program);
   return child;
 }
