@@ -10,6 +10,12 @@ if(TARGET gcs_engine)
   gcs_test(system_engine KIND system TIMEOUT 900 SOURCES engine_view_v2.cc LINK system_engine_cases gcs_engine)
   gcs_test(system_engine_v1 KIND system TIMEOUT 900 SOURCES engine_view_v1.cc LINK system_engine_cases gcs_engine)
   gcs_test(system_engine_hybrid KIND system TIMEOUT 900 SOURCES engine_view_hybrid.cc LINK system_engine_cases gcs_engine)
+  gcs_test(system_engine_fault KIND system TIMEOUT 600 SOURCES engine_fault_test.cc fault_injector.cc engine_view_v2.cc
+           LINK gcs_engine)
+  gcs_test(system_engine_fault_v1 KIND system TIMEOUT 600 SOURCES engine_fault_test.cc fault_injector.cc
+           engine_view_v1.cc LINK gcs_engine)
+  # So that a report names the functions that a call came from.
+  set_target_properties(system_engine_fault system_engine_fault_v1 PROPERTIES ENABLE_EXPORTS ON)
 
   # The same cases once more, where the linker puts weak_double.cc between the engine's objects; system_engine_weak runs it.
   add_executable(engine_weakened engine_view_env.cc weak.cc weak_double.cc ${CMAKE_SOURCE_DIR}/tests/unit/main.cc)

@@ -35,6 +35,8 @@ inline int64_t In(int64_t seconds) { return base::MonotonicNs() + seconds * base
 class EngineMachine {
  public:
   static constexpr size_t kSpareNetworks = 2;
+  // Before the first Get: no thread beside the caller's.
+  static inline bool single_threaded = false;
   static EngineMachine& Get() {
     static EngineMachine machine;
     return machine;
@@ -72,7 +74,7 @@ class EngineMachine {
     REQUIRE_MESSAGE(zygote, zygote.error().ToString());
     engine::Engine::Options options;
     options.cgroup_parent = parent_;
-    options.spare_networks = kSpareNetworks;
+    options.spare_networks = single_threaded ? 0 : kSpareNetworks;
     options.resctrl = dir_ / "resctrl";  // made by the tests that are about it
     auto engine = engine::Engine::Create(options, std::move(*zygote));
     REQUIRE_MESSAGE(engine, engine.error().ToString());
