@@ -310,8 +310,7 @@ void FindHome(const Child& child, uint32_t uid, char* home, size_t size) noexcep
   memcpy(home, "/", 2);
   const int fd = open("/etc/passwd", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (fd < 0) {
-    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO)
-      child.Fail(Step::kHome, errno);
+    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO) child.Fail(Step::kHome, errno);
     return;
   }
   static char text[64 * 1024];

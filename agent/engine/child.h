@@ -16,8 +16,8 @@ namespace gcs::engine {
 // Sends `report`, with a copy of `fd` unless that is -1; `flags` go to sendmsg(2). False: the daemon has
 // closed its end.
 bool SendReport(int sync, const ReportMessage& report, int fd, int flags) noexcept;
-// kSpawned with the pidfd, or if that can't be sent with the pid alone: the daemon must get to know whom it has
-// to reap.
+// kSpawned with the pidfd, or if that can't be sent with the pid alone: the daemon must get to know whom it
+// has to reap.
 void SendSpawned(int sync, uint32_t index, int pid, int pidfd, int flags) noexcept;
 
 // The directory that was made or found last: what a plan puts into the root comes in runs (/dev/pts,

@@ -63,8 +63,8 @@ Result<std::optional<ReportMessage>> ReceiveReport(int sync, Fd& fd, int64_t dea
   header.msg_iovlen = 1;
   header.msg_control = control;
   header.msg_controllen = sizeof control;
-  // ECONNRESET: the child ended with something of ours unread. The kernel says so once, and before it hands out
-  // what the child has said.
+  // ECONNRESET: the child ended with something of ours unread. The kernel says so once, and before it hands
+  // out what the child has said.
   ssize_t n = 0;
   do {
     if (deadline_ns - MonotonicNs() < kReceiveNs) GCS_TRY(AwaitReadable(sync, "sync socket", deadline_ns));

@@ -29,10 +29,9 @@ int Deliver(void* argument) noexcept {
   int listener = -1;
   while ((listener = courier.listener.load(std::memory_order_acquire)) == -1) sched_yield();
   if (listener >= 0) {
-    const bool sent =
-        SendReport(courier.child->sync,
-                   {.report = Report::kListener, .step = Step::kSeccomp, .err = 0, .index = 0, .pid = 0},
-                   listener, 0);
+    const bool sent = SendReport(
+        courier.child->sync,
+        {.report = Report::kListener, .step = Step::kSeccomp, .err = 0, .index = 0, .pid = 0}, listener, 0);
     // It is the end of the process, with both of its threads.
     if (!sent) courier.child->Fail(Step::kSeccomp, errno);
     // Whoever holds it can answer for the process: it never stays in the container.

@@ -62,8 +62,8 @@ Result<pid_t> Spawn(Hook hook, const std::string& bundle, int input, std::string
   return pid;
 }
 
-// A hook that doesn't read its state is no error, nor is one that is too slow: that shows soon enough. 0 or an
-// errno.
+// A hook that doesn't read its state is no error, nor is one that is too slow: that shows soon enough. 0 or
+// an errno.
 int WriteState(int fd, std::string_view text, int64_t deadline_ns) {
   while (!text.empty()) {
     const ssize_t n = send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);

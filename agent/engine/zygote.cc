@@ -118,7 +118,8 @@ void CloseFrom(int first) noexcept {
 // Whether children may be born in a container's pid namespace.
 bool away = false;
 
-// The zygote's own namespace for children again. Where that fails after an exec, it is due before the next clone.
+// The zygote's own namespace for children again. Where that fails after an exec, it is due before the next
+// clone.
 bool ReturnHome(int own_pid_namespace) noexcept {
   if (away && setns(own_pid_namespace, CLONE_NEWPID) != 0) return false;
   away = false;
