@@ -262,7 +262,11 @@ Result<> CgroupV1::SetDevices(const std::vector<DeviceRule>& rules) {
   GCS_ASSIGN(const Fd allow_file, base::OpenFileAt(devices->Dir(), devices->File("devices.allow"), O_WRONLY));
   GCS_ASSIGN(const Fd deny_file, base::OpenFileAt(devices->Dir(), devices->File("devices.deny"), O_WRONLY));
   const auto write = [&](bool allow, const std::string& text) -> Result<> {
-    if (::write(allow ? allow_file.get() : deny_file.get(), text.data(), text.size()) >= 0) return {};
+    ssize_t written = 0;
+    do {
+      written = ::write(allow ? allow_file.get() : deny_file.get(), text.data(), text.size());
+    } while (written < 0 && errno == EINTR);
+    if (written >= 0) return {};
     return ErrnoError("write", Where(*devices) + ": " + text);
   };
   const auto all = [](const DeviceRule& rule) {
