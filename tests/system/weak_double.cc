@@ -164,14 +164,14 @@ GCS_WRAP(long, RealSyscall, WeakSyscall, (long number, long a, long b, long c, l
       if (Weak("cover") && strcmp(path, "null") == 0) {
         return RealSyscall(number, OpenItsNull(), reinterpret_cast<long>(""), c | AT_EMPTY_PATH, 0, 0, 0);
       }
-      if (Weak("own-cgroup") && *path == '\0' && IsCgroup(static_cast<int>(a))) {
+      if (Weak("own-cgroup") && IsCgroup(static_cast<int>(a))) {
         // Not the container's, but the root of the hierarchy.
         int above = static_cast<int>(a);
         for (int next = above; next >= 0 && IsCgroup(next);) {
           above = next;
           next = openat(above, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
         }
-        return RealSyscall(number, above, b, c, 0, 0, 0);
+        return RealSyscall(number, above, reinterpret_cast<long>(""), c | AT_EMPTY_PATH, 0, 0, 0);
       }
       break;
     }

@@ -70,7 +70,7 @@ TEST_CASE("escape 03: with descriptors left open, the program has them") {
   FailsWithout("descriptors", "escape 03: no descriptor of the engine*", "== 4");
 }
 TEST_CASE("escape 04: with plain look-ups a mount covers a directory outside") {
-  FailsWithout("lookup", "escape 04*", "fs::exists(seen)");
+  FailsWithout("lookup", "escape 04*", "covered == 0");
 }
 TEST_CASE("escape 05: with plain look-ups the race makes files outside") {
   FailsWithout("lookup", "escape 05: no file*", "outside.untouched()");
