@@ -312,9 +312,8 @@ void AttachMounts(Child& child) noexcept {
     }
     child.BeginStep();
     const bool fresh = mount.fs_type != 0;
-    const bool directory =
-        fresh || mount.is_directory != 0 ||
-        IsDirectory(child, child.fds[mount.fd], Step::kOpenMountTarget, mount.index);
+    const bool directory = fresh || mount.is_directory != 0 ||
+                           IsDirectory(child, child.fds[mount.fd], Step::kOpenMountTarget, mount.index);
     if (!fresh && mount.is_directory != 0 && AttachInEmpty(child, mount)) continue;
     const int target =
         child.MustResult(OpenTarget(child, mount, directory), Step::kOpenMountTarget, mount.index);
