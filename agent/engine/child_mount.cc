@@ -142,7 +142,7 @@ int OpenRealDirectory(Child& child, const char* path) noexcept {
 // A link into a mounted procfs would get round the compiler's check of destinations below /proc. 0 or -errno.
 int RefuseProcfs(int fd, const char* path) noexcept {
   const bool own = strncmp(path, "/proc/", 6) == 0;
-  return own || VerifyInode(fd, {.other_filesystem = PROC_SUPER_MAGIC}) == 0 ? 0 : -EPERM;
+  return own ? 0 : VerifyInode(fd, {.other_filesystem = PROC_SUPER_MAGIC, .otherwise = EPERM});
 }
 
 // A directory in one that is at hand, where there is nothing more to it: no link, no mount. -errno otherwise.
@@ -350,9 +350,8 @@ void MakeDevice(Child& child, const PlanDevice& device, uint32_t index) noexcept
     const int existing =
         child.Must(openat(parent, leaf, O_PATH | O_NOFOLLOW | O_CLOEXEC), Step::kDevice, index);
     const mode_t type = device.mode & S_IFMT;
-    if (VerifyInode(existing, {.type = type, .device = S_ISFIFO(type) ? 0 : number}) != 0) {
-      child.Fail(Step::kDevice, EEXIST, index);
-    }
+    const Inode same{.type = type, .device = S_ISFIFO(type) ? 0 : number, .otherwise = EEXIST};
+    child.MustResult(VerifyInode(existing, same), Step::kDevice, index);
     close(existing);
   } else {
     child.Fail(Step::kDevice, errno, index);
@@ -447,8 +446,9 @@ void Child::BeginStep() noexcept {
 void OpenConsole(Child& child, int root) noexcept {
   const int master =
       child.MustResult(base::OpenInRoot(root, "/dev/pts/ptmx", O_RDWR | O_NOCTTY), Step::kConsole);
-  const Inode ptmx{.filesystem = DEVPTS_SUPER_MAGIC, .type = S_IFCHR, .device = makedev(5, 2)};
-  if (VerifyInode(master, ptmx) != 0) child.Fail(Step::kConsole, ENOTTY);
+  const Inode ptmx{
+      .filesystem = DEVPTS_SUPER_MAGIC, .type = S_IFCHR, .device = makedev(5, 2), .otherwise = ENOTTY};
+  child.MustResult(VerifyInode(master, ptmx), Step::kConsole);
   int unlock = 0;
   child.Must(ioctl(master, TIOCSPTLCK, &unlock), Step::kConsole);
   child.terminal = child.Must(ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC), Step::kConsole);

@@ -54,16 +54,16 @@ struct PlanSource {
   Kind kind = Kind::kTree;
   std::string path;
   int given = -1;
+  int flag = 0;          // CLONE_NEW*
   size_t hierarchy = 0;  // kCgroup: of CompileOptions::hierarchies
   bool recursive = false;
+  bool recursive_id_map = false;
+  bool sealed_later = false;  // the child sets attributes and propagation, of a tree with this one in it
   uint64_t set = 0, clear = 0, recursive_set = 0, recursive_clear = 0;  // MOUNT_ATTR_*
   uint64_t propagation = 0;                                             // MS_* for the whole tree; 0: private
-  int flag = 0;                                                         // CLONE_NEW*
   std::vector<IdMapping> uid_mappings, gid_mappings;
-  bool recursive_id_map = false;
   std::vector<DeviceNode> nodes;
-  bool sealed_later = false;  // the child sets attributes and propagation, of a tree with this one in it
-  std::string object;         // for errors: "mounts[3] (/data)"
+  std::string object;  // for errors: "mounts[3] (/data)"
 };
 
 struct CompiledPlan {

@@ -181,8 +181,7 @@ Result<EngineContainer> Engine::CreateContainer(const std::string& id, Spec spec
   std::optional<RdtGroup> rdt;
   const auto undo = [&](base::Error error) -> std::unexpected<base::Error> {
     // Most have nobody in them, and this needs no descriptor.
-    if (cgroup->RemoveIfEmpty()) return std::unexpected(std::move(error));
-    if (auto killed = cgroup->Kill(); killed) {
+    if (!cgroup->RemoveIfEmpty() && cgroup->Kill()) {
       // The first error is what the caller needs; a cgroup that can't be removed stays visible in the tree.
       [[maybe_unused]] const auto removed = cgroup->Remove(MonotonicNs() + kTearDownNs);
     }

@@ -20,7 +20,7 @@ int VerifyInode(int fd, const Inode& expected) noexcept {
     if (fstat(fd, &st) != 0) return -errno;
     if ((expected.type != 0 && (st.st_mode & S_IFMT) != expected.type) ||
         (expected.device != 0 && st.st_rdev != expected.device)) {
-      return -EBADF;
+      return -expected.otherwise;
     }
   }
   if (expected.filesystem != 0 || expected.other_filesystem != 0) {
@@ -29,7 +29,7 @@ int VerifyInode(int fd, const Inode& expected) noexcept {
     const auto type = static_cast<unsigned long>(fs.f_type);
     if ((expected.filesystem != 0 && type != expected.filesystem) ||
         (expected.other_filesystem != 0 && type == expected.other_filesystem)) {
-      return -EBADF;
+      return -expected.otherwise;
     }
   }
   return 0;

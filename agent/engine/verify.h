@@ -3,6 +3,8 @@
 
 #include <sys/types.h>
 
+#include <cerrno>
+
 // Two of the three primitives that everything below a container's root rests on; the third is base/resolve.h.
 // Both allocate nothing.
 namespace gcs::engine {
@@ -13,10 +15,11 @@ struct Inode {
   unsigned long other_filesystem = 0;  // one that it must not be on
   mode_t type = 0;                     // S_IFMT
   dev_t device = 0;                    // of a device node
+  int otherwise = EBADF;               // what to answer if it is something else
 };
 
-// 0 if `fd` (O_PATH will do) is what is expected, -EBADF if it is something else, -errno if that can't be
-// told. After the open, so that a name which is exchanged meanwhile gains nothing.
+// 0 if `fd` (O_PATH will do) is what is expected, -`otherwise` if it is something else, -errno if that can't
+// be told. After the open, so that a name which is exchanged meanwhile gains nothing.
 int VerifyInode(int fd, const Inode& expected) noexcept;
 
 // Opens a file of `proc`, a procfs that is attached nowhere, for writing: nothing can be mounted over a part

@@ -189,8 +189,12 @@ def loads_nothing(*_):
     assert "getpwuid" in loads_code(symbols("/usr/bin/id", "-D")) or "getpwnam" in loads_code(symbols("/usr/bin/id", "-D"))
 
 
+# Not every "__wrap_": agent/net has stand-ins for what it does not want of libnl.
+DOUBLES = ("__wrap__ZN", "__wrap_syscall", "__wrap_prctl", "_ZN3gcs4test")
+
+
 def has_doubles(program):
-    return b"GCS_TEST_WEAK" in content(program) or any("WeakSealed" in name or name.startswith(("__wrap_", "_ZN3gcs4test")) for name in symbols(program))
+    return b"GCS_TEST_WEAK" in content(program) or any("WeakSealed" in name or name.startswith(DOUBLES) for name in symbols(program))
 
 
 @case("escape 01-26: nothing that is shipped contains the doubles", views=("v1",))
