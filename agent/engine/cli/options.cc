@@ -313,8 +313,8 @@ Result<> ParseCommandLine(std::vector<std::string> words, CommandLine& line) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   AddGlobal(app, line.global);
   app.require_subcommand(1);
-  const auto wrong = [](std::string_view what, std::string message) -> std::unexpected<base::Error> {
-    return MakeError(EINVAL, "parse command line", what, std::move(message));
+  const auto wrong = [](std::string_view what, const std::string& message) -> std::unexpected<base::Error> {
+    return MakeError(EINVAL, "parse command line", what, message);
   };
   for (const std::string& word : words) {
     if (word.find('\0') != std::string::npos) return wrong("arguments", "with a byte 0");
