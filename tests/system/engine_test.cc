@@ -281,7 +281,7 @@ TEST_CASE("exec enters all namespaces, with its own user and terminal") {
     CHECK(none.error().step == "find program");
     CHECK(none.error().err == ENOENT);
     CHECK(none.error().object == "/no/such");
-    CHECK(base::MonotonicNs() - begin < 50 * base::kNsPerMs);
+    CHECK(base::MonotonicNs() - begin < 2 * base::kNsPerSec);
   }
 }
 
