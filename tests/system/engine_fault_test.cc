@@ -29,7 +29,6 @@ constexpr Exception kExceptions[] = {
     {"daemon", "poll", "RunHooks", Exception::kHarmless, "the wait for a hook goes on"},
     {"child", "poll", "RunHooks", Exception::kHarmless, "the wait for a hook goes on"},
     {"daemon", "prlimit64", "RunHooks", Exception::kHarmless, "posix_spawn takes another limit for granted"},
-    {"zygote", "sched_setaffinity", "Start", Exception::kHarmless, "tried again before the next clone"},
     {"daemon", "fsetxattr", "", Exception::kHarmless,
      "a directory without the mark stays for whoever cleans up"},
     {"daemon", "pread64", "", Exception::kHarmless, "what is known of the parent cgroup is found out again"},
@@ -52,6 +51,10 @@ constexpr Exception kExceptions[] = {
 bool Excepted(const Fault& fault, Exception::What what) {
   // The way back from a pid namespace is gone once more before the next clone.
   constexpr int kZygotesOwn = 4;
+  // The way back to all processors likewise; its mask is longer than any plan's.
+  constexpr int kAllProcessors = 1024;
+  if (fault.role == "zygote" && fault.number == SYS_sched_setaffinity && fault.args[1] == kAllProcessors)
+    return true;
   // runtime.md: failures of poststop hooks are logged.
   if (static_cast<Phase>(fault.phase) == Phase::kDestroy &&
       (fault.role == "hook" || std::ranges::find(fault.callers, "RunHooks") != fault.callers.end())) {
