@@ -91,7 +91,7 @@ Result<std::unique_ptr<Engine>> Engine::Create(Options options, std::unique_ptr<
   engine->available_caps_ = OwnCapabilities();
   GCS_ASSIGN(const std::string adj,
              base::ReadFile("/proc/" + std::to_string(engine->zygote_->pid()) + "/oom_score_adj"));
-  engine->inherited_oom_score_adj_ = atoi(adj.c_str());
+  engine->inherited_oom_score_adj_ = static_cast<int>(strtol(adj.c_str(), nullptr, 10));
   GCS_ASSIGN(const std::string last_cap, base::ReadFile("/proc/sys/kernel/cap_last_cap"));
   engine->last_cap_ = static_cast<uint32_t>(strtoul(last_cap.c_str(), nullptr, 10));
   return engine;

@@ -6,7 +6,6 @@
 
 #include <csignal>
 
-#include "support/skip.h"
 #include "system/escape_support.h"
 
 namespace gcs::test {
@@ -88,11 +87,19 @@ constexpr uint32_t kGetppid = SYS_getppid;
 constexpr uint32_t kGetppid32 = 64;
 constexpr int kFiltered = 95;
 
+// A kernel without IA32 emulation, as ours is, has no 32-bit convention to get round by: the instruction is a
+// fault.
+constexpr int kNoEntry = 128 + SIGSEGV;
+bool Has32() {
+  const int status = Try(DefaultConfig("/", {"x"}), Entry::kInt80, kGetppid32);
+  REQUIRE((status == 0 || status == kNoEntry));
+  return status == 0;
+}
+
 TEST_CASE("escape 24: a call that a profile refuses is refused by every calling convention") {
   const Json plain = DefaultConfig("/", {"x"});
   REQUIRE(Try(plain, Entry::kSyscall, kGetppid) == 0);
-  // Otherwise there is no 32-bit convention to get round by.
-  const bool has_32 = Try(plain, Entry::kInt80, kGetppid32) == 0;
+  const bool has_32 = Has32();
   for (const bool no_new_privileges : {true, false}) {
     for (const bool both : {true, false}) {
       CAPTURE(no_new_privileges);
@@ -108,10 +115,10 @@ TEST_CASE("escape 24: a call that a profile refuses is refused by every calling 
       // Of an architecture that the profile does not name, no call is possible.
       const int other = Try(config, Entry::kSyscall, kGetppid | kX32);
       CHECK(other == (both ? kFiltered : 128 + SIGSYS));
-      if (has_32) CHECK(Try(config, Entry::kInt80, kGetppid32) == (both ? kFiltered : 128 + SIGSYS));
+      const int allowed_32 = both ? kFiltered : 128 + SIGSYS;
+      CHECK(Try(config, Entry::kInt80, kGetppid32) == (has_32 ? allowed_32 : kNoEntry));
     }
   }
-  if (!has_32) GCS_SKIP("IA32 emulation");
 }
 
 TEST_CASE("escape 24: no exec of a container is outside its profile") {
@@ -156,9 +163,10 @@ TEST_CASE(
   CHECK(guarded(Entry::kSyscall, SYS_socket | kX32, AF_VSOCK) == ENOSYS);
   CHECK(guarded(Entry::kSyscall, kUringSetup) == ENOSYS);
   CHECK(guarded(Entry::kSyscall, kUringSetup | kX32) == ENOSYS);
-  CHECK(guarded(Entry::kInt80, kSocket32, AF_VSOCK) == ENOSYS);
-  CHECK(guarded(Entry::kInt80, kSocketcall32, 1) == ENOSYS);
-  CHECK(guarded(Entry::kInt80, kUringSetup) == ENOSYS);
+  const int refused_32 = Has32() ? ENOSYS : kNoEntry;
+  CHECK(guarded(Entry::kInt80, kSocket32, AF_VSOCK) == refused_32);
+  CHECK(guarded(Entry::kInt80, kSocketcall32, 1) == refused_32);
+  CHECK(guarded(Entry::kInt80, kUringSetup) == refused_32);
 }
 
 }  // namespace
