@@ -168,9 +168,10 @@ TEST_CASE("each container has a network namespace of its own, spare or new, that
   const auto network_of = [](const std::string& process) {
     return std::filesystem::read_symlink("/proc/" + process + "/ns/net").string();
   };
-  std::set<std::string> seen{network_of("self")};
   // More than there are spare ones, twice, so that those that were filled up are taken, too.
   for (int round = 0; round < 2; ++round) {
+    // Of those that live: numbers of namespaces that are gone are used again.
+    std::set<std::string> seen{network_of("self")};
     std::vector<std::unique_ptr<RunningContainer>> all;
     for (int i = 0; i < 5; ++i) {
       all.push_back(std::make_unique<RunningContainer>());
