@@ -206,8 +206,10 @@ TEST_CASE("escape 07: nor while a sibling exchanges directories there for links"
   const std::string dir = root + "/proc/sys/net/ipv4";
   REQUIRE(base::ReplaceFile(dir + "/ip_forward", "0", 0666));
   fs::create_symlink("/volume/victim", dir + "/other");
-  const Swapper swapper(dir + "/ip_forward", dir + "/other");
-  CHECK(CreateOften(config, Rounds(200, 10'000), outside) > 0);
+  {
+    const Swapper swapper(dir + "/ip_forward", dir + "/other");
+    CHECK(CreateOften(config, Rounds(200, 10'000), outside) > 0);
+  }
   CHECK(outside.untouched());
   const bool file = fs::is_symlink(dir + "/other");
   CHECK(*base::ReadFile(file ? dir + "/ip_forward" : dir + "/other") == "0");
