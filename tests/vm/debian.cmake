@@ -14,5 +14,5 @@ function(gcs_debian_test name)
     CONTENT "#!/bin/sh\n${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR} --target ${targets} >&2 || exit 1\nexec ${CMAKE_CURRENT_SOURCE_DIR}/debian/run --gcs-oci $<TARGET_FILE:gcs-oci> ${arguments} \"$@\"\n"
     FILE_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
 endfunction()
-gcs_debian_test(engine_vm TARGETS gcs-oci system_engine ARGUMENTS --program $<TARGET_FILE:system_engine> --seconds 280)
-gcs_debian_test(podman_vm TARGETS gcs-oci ARGUMENTS --script podman_test.py --seconds 560)
+gcs_debian_test(engine_vm TARGETS gcs-oci system_engine ARGUMENTS --program $<TARGET_FILE:system_engine> --seconds 750)
+gcs_debian_test(podman_vm TARGETS gcs-oci ARGUMENTS --script podman_test.py --seconds 1150)
