@@ -47,7 +47,8 @@ struct CgroupHierarchy {
 };
 
 // One container's cgroup: a directory of cgroup v2, or one in each v1 hierarchy. Files are opened relative to
-// directories' descriptors. Not thread-safe, but for what the engine's caller serializes anyway.
+// directories' descriptors. Not thread-safe, but for what the engine's caller serializes anyway; Kill alone
+// may come at any time, also beside Remove.
 class Cgroup {
  public:
   virtual ~Cgroup() = default;  // leaves the directories: Remove is explicit

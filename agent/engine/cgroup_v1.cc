@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <mutex>
 #include <thread>
 
@@ -211,8 +212,8 @@ class CgroupV1 final : public Cgroup {
   }
 
   std::vector<Directory> directories_;
-  bool removed_ = false;  // it is gone, but not yet all that was made above it
-  DeviceFilter devices_;  // without a devices hierarchy
+  std::atomic<bool> removed_ = false;  // it is gone, but not yet all that was made above it
+  DeviceFilter devices_;               // without a devices hierarchy
 };
 
 Result<> CgroupV1::Write(const Resources& resources, bool restore) {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -120,8 +121,8 @@ class CgroupV2 final : public Cgroup {
 
   const std::shared_ptr<const Tree> tree_;
   Fd fd_;
-  std::vector<std::string> made_;  // outermost first
-  bool removed_ = false;           // it is gone, but not yet all of its parents in made_
+  std::vector<std::string> made_;      // outermost first
+  std::atomic<bool> removed_ = false;  // it is gone, but not yet all of its parents in made_
   DeviceFilter devices_;
 };
 
