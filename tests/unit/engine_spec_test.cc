@@ -393,6 +393,28 @@ int Decide(const std::vector<bpf_insn>& program, uint32_t type, uint32_t access,
       case BPF_ALU | BPF_AND | BPF_K:
         regs[insn.dst_reg] = static_cast<uint32_t>(regs[insn.dst_reg]) & immediate;
         break;
+      case BPF_ALU | BPF_XOR | BPF_K:
+        regs[insn.dst_reg] = static_cast<uint32_t>(regs[insn.dst_reg]) ^ immediate;
+        break;
+      case BPF_ALU | BPF_OR | BPF_X:
+        regs[insn.dst_reg] = static_cast<uint32_t>(regs[insn.dst_reg] | regs[insn.src_reg]);
+        break;
+      case BPF_ALU64 | BPF_OR | BPF_X:
+        regs[insn.dst_reg] |= regs[insn.src_reg];
+        break;
+      case BPF_ALU64 | BPF_LSH | BPF_K:
+        regs[insn.dst_reg] <<= immediate;
+        break;
+      case BPF_LD | BPF_IMM | BPF_DW:
+        ++at;
+        regs[insn.dst_reg] = uint64_t{static_cast<uint32_t>(program[at].imm)} << 32 | immediate;
+        break;
+      case BPF_JMP | BPF_JNE | BPF_X:
+        if (regs[insn.dst_reg] != regs[insn.src_reg]) at += insn.off;
+        break;
+      case BPF_ALU | BPF_LSH | BPF_K:
+        regs[insn.dst_reg] = static_cast<uint32_t>(regs[insn.dst_reg]) << immediate;
+        break;
       case BPF_ALU | BPF_RSH | BPF_K:
         regs[insn.dst_reg] = static_cast<uint32_t>(regs[insn.dst_reg]) >> immediate;
         break;
@@ -441,6 +463,33 @@ TEST_CASE("the device program decides as the rules say") {
   CHECK(Decide(sda, kBlock, kRead | kWrite, 8, 0) == 0);  // an allow rule must cover all that is asked
   CHECK(Decide(sda, kBlock, kRead, 8, 1) == 0);
   CHECK(Decide(sda, kChar, kRead, 8, 0) == 0);
+
+  // Each kind of rule: of both types, of one number only, of one that no device has.
+  DeviceRule both = allow_all;
+  both.major = 240;
+  both.minor = 1U << 19;
+  const auto of_both = DeviceProgram({both});
+  CHECK(Decide(of_both, kChar, kRead, 240, 1U << 19) == 1);
+  CHECK(Decide(of_both, kBlock, kRead, 240, 1U << 19) == 1);
+  CHECK(Decide(of_both, kBlock, kRead, 240, 1U << 18) == 0);
+  CHECK(Decide(of_both, kBlock, kRead, 241, 1U << 19) == 0);
+  DeviceRule by_minor = read_sda;
+  by_minor.major.reset();
+  by_minor.minor = 7;
+  const auto of_minor = DeviceProgram({by_minor});
+  CHECK(Decide(of_minor, kBlock, kRead, 3, 7) == 1);
+  CHECK(Decide(of_minor, kBlock, kRead, 3, 6) == 0);
+  CHECK(Decide(of_minor, kChar, kRead, 3, 7) == 0);
+  DeviceRule by_major = read_sda;
+  by_major.minor.reset();
+  CHECK(Decide(DeviceProgram({by_major}), kBlock, kRead, 8, 99) == 1);
+  CHECK(Decide(DeviceProgram({by_major}), kChar, kRead, 8, 99) == 0);
+  DeviceRule no_such = read_sda;
+  no_such.major = 8 + (1U << 28);
+  CHECK(Decide(DeviceProgram({no_such}), kBlock, kRead, 8, 0) == 0);
+  DeviceRule any_of_both = both;
+  any_of_both.minor.reset();
+  CHECK(Decide(DeviceProgram({any_of_both}), kBlock, kWrite, 240, 4) == 1);
 
   DeviceRule no_write = read_sda;
   no_write.allow = false;
