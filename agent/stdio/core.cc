@@ -40,6 +40,7 @@ Core::Core(base::Loop* loop, const Config& config)
       name_(config.name),
       terminal_(config.terminal),
       drain_limit_ns_(config.drain_limit_ns),
+      closed_(config.closed),
       in_(this, config.in.mode, config.linger_ns),
       out_(this, Stream::kStdout, config.out.mode, config.overflow, RingBytes(config), config.linger_ns),
       err_(this, Stream::kStderr, config.err.mode, config.overflow, RingBytes(config), config.linger_ns),
@@ -47,18 +48,9 @@ Core::Core(base::Loop* loop, const Config& config)
       height_(config.height) {}
 
 base::Result<ChildFds> Core::MakePipes(Config& config) {
-  if (config.in.mode == Mode::kSocket) {
-    GCS_TRY(MakeNonBlocking(config.in.socket.get(), name_));
-    in_.UseSocket(std::move(config.in.socket));
-  }
-  if (config.out.mode == Mode::kSocket) {
-    GCS_TRY(MakeNonBlocking(config.out.socket.get(), name_));
-    out_.UseSocket(std::move(config.out.socket));
-  }
-  if (config.err.mode == Mode::kSocket) {
-    GCS_TRY(MakeNonBlocking(config.err.socket.get(), name_));
-    err_.UseSocket(std::move(config.err.socket));
-  }
+  GCS_TRY(in_.Make(std::move(config.in.socket), terminal_));
+  GCS_TRY(out_.Make(std::move(config.out.socket), terminal_));
+  GCS_TRY(err_.Make(std::move(config.err.socket), terminal_));
   ChildFds child;
   if (terminal_) return child;
   if (config.in.mode == Mode::kNull) {
@@ -85,6 +77,29 @@ base::Result<ChildFds> Core::MakePipes(Config& config) {
   return child;
 }
 
+base::Result<> Core::Restore(std::map<Part, base::Fd>& parts) {
+  GCS_TRY(in_.Restore(parts, terminal_));
+  GCS_TRY(out_.Restore(parts, terminal_));
+  GCS_TRY(err_.Restore(parts, terminal_));
+  if (base::Fd& master = parts[Part::kMaster]; terminal_ && master.valid())
+    master_.emplace(this, Part::kMaster, std::move(master));
+  return {};
+}
+
+std::vector<std::pair<Part, int>> Core::Parts() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::pair<Part, int>> parts;
+  in_.AddParts(parts);
+  out_.AddParts(parts);
+  err_.AddParts(parts);
+  if (master_ && master_->open()) parts.emplace_back(Part::kMaster, master_->fd());
+  return parts;
+}
+
+void Core::Closed(Part part) {
+  if (!down_ && closed_) closed_(part);
+}
+
 void Core::Start() {
   BlockSigpipe();
   const std::lock_guard lock(mutex_);
@@ -102,6 +117,12 @@ void Core::Start() {
   }
 }
 
+void Core::Resume() {
+  Start();
+  if (master_) WatchTerminal();
+  Pump();
+}
+
 base::Result<> Core::AttachTerminal(base::Fd master) {
   {
     const std::lock_guard lock(mutex_);
@@ -109,7 +130,7 @@ base::Result<> Core::AttachTerminal(base::Fd master) {
     if (master_) return base::MakeError(EALREADY, "attach terminal", name_);
     GCS_TRY(MakeNonBlocking(master.get(), name_));
     if (isatty(master.get()) == 0) return base::ErrnoError("attach terminal", name_);
-    master_.emplace(std::move(master));
+    master_.emplace(this, Part::kMaster, std::move(master));
     if (auto sized = SetWindowSize(); !sized) {
       master_.reset();
       return sized;
@@ -123,7 +144,7 @@ void Core::WatchTerminal() {
   {
     const std::lock_guard lock(mutex_);
     if (down_) return;
-    if (auto watched = master_->Watch(this, EPOLLIN | EPOLLOUT); !watched) {
+    if (auto watched = master_->Watch(EPOLLIN | EPOLLOUT); !watched) {
       base::LogError("terminal can't be watched", watched.error(), {{"process", name_}});
       in_.Close();
       out_.Close();

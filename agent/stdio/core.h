@@ -4,11 +4,13 @@
 #include <array>
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "stdio/input.h"
@@ -26,6 +28,7 @@ class Core final : public Host, public std::enable_shared_from_this<Core> {
 
   // Before any other thread knows of it.
   base::Result<ChildFds> MakePipes(Config& config);
+  base::Result<> Restore(std::map<Part, base::Fd>& parts);
 
   // Any thread.
   base::Result<> AttachTerminal(base::Fd master);
@@ -38,9 +41,11 @@ class Core final : public Host, public std::enable_shared_from_this<Core> {
   StdinState Stdin() const;
   OutputState StateOf(Stream stream) const;
   bool terminal() const { return terminal_; }
+  std::vector<std::pair<Part, int>> Parts() const;
 
   // Loop thread.
   void Start();
+  void Resume();  // in its place, after Restore
   void ProcessExited(std::function<void()> drained);
   void Shutdown();
 
@@ -50,6 +55,7 @@ class Core final : public Host, public std::enable_shared_from_this<Core> {
   void Pump() override;
   void PumpSoon() override;  // any thread, with or without the mutex
   void PumpAfterPause() override;
+  void Closed(Part part) override;
 
  private:
   using Wake = std::shared_ptr<const std::function<void()>>;
@@ -68,6 +74,7 @@ class Core final : public Host, public std::enable_shared_from_this<Core> {
   const std::string name_;
   const bool terminal_;
   const int64_t drain_limit_ns_;
+  const std::function<void(Part)> closed_;
 
   mutable std::mutex mutex_;
   Input in_;

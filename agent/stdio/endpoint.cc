@@ -19,22 +19,24 @@ constexpr unsigned kNullMinor = 3;
 
 }  // namespace
 
-base::Result<> Endpoint::Watch(Host* host, uint32_t events) {
-  GCS_TRY(host->loop()->Add(fd_.get(), events | EPOLLET, [this, host](uint32_t got) {
+base::Result<> Endpoint::Watch(uint32_t events) {
+  GCS_TRY(host_->loop()->Add(fd_.get(), events | EPOLLET, [this](uint32_t got) {
     if ((got & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) can_read = true;
     if ((got & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) can_write = true;
     if ((got & EPOLLERR) != 0) failed = true;
-    host->Pump();
+    host_->Pump();
   }));
-  loop_ = host->loop();
+  watched_ = true;
   return {};
 }
 
 void Endpoint::Close() {
-  if (loop_ != nullptr && fd_.valid()) loop_->Remove(fd_.get());
-  loop_ = nullptr;
-  fd_.Reset();
   can_read = can_write = false;
+  if (!fd_.valid()) return;
+  if (watched_) host_->loop()->Remove(fd_.get());
+  watched_ = false;
+  fd_.Reset();
+  host_->Closed(part_);
 }
 
 bool Endpoint::Recheck(bool read, bool write) {
@@ -61,6 +63,12 @@ base::Result<> MakeNonBlocking(int fd, std::string_view object) {
   if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) return base::ErrnoError("fcntl F_SETFL", object);
   if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) return base::ErrnoError("fcntl F_SETFD", object);
   return {};
+}
+
+base::Result<base::FdPair> MakeStage(std::string_view object) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return base::ErrnoError("pipe2", object);
+  return base::FdPair{base::Fd(ends[0]), base::Fd(ends[1])};
 }
 
 base::Result<base::FdPair> MakePipe(uid_t uid, gid_t gid, std::string_view object) {

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/loop.h"
+#include "stdio/process_io.h"
 
 namespace gcs::stdio {
 
@@ -21,6 +22,8 @@ class Host {
   virtual void Pump() = 0;
   virtual void PumpSoon() = 0;
   virtual void PumpAfterPause() = 0;
+  // An endpoint has been closed. Any thread.
+  virtual void Closed(Part part) = 0;
 
  protected:
   ~Host() = default;
@@ -31,7 +34,7 @@ class Host {
 // no wake-ups. Loop thread only.
 class Endpoint {
  public:
-  explicit Endpoint(base::Fd fd) : fd_(std::move(fd)) {}
+  Endpoint(Host* host, Part part, base::Fd fd) : host_(host), part_(part), fd_(std::move(fd)) {}
   Endpoint(const Endpoint&) = delete;
   Endpoint& operator=(const Endpoint&) = delete;
   // Does not touch the loop, which may be gone: close with Close() while it lives.
@@ -40,7 +43,7 @@ class Endpoint {
   [[nodiscard]] int fd() const { return fd_.get(); }
   [[nodiscard]] bool open() const { return fd_.valid(); }
 
-  base::Result<> Watch(Host* host, uint32_t events);
+  base::Result<> Watch(uint32_t events);
   void Close();
 
   bool can_read = false;
@@ -51,9 +54,13 @@ class Endpoint {
   // it means. Returns false if neither `read` nor `write`, as far as asked for, had to be cleared.
   bool Recheck(bool read, bool write);
 
+  [[nodiscard]] Part part() const { return part_; }
+
  private:
+  Host* const host_;
+  const Part part_;
   base::Fd fd_;
-  base::Loop* loop_ = nullptr;
+  bool watched_ = false;
 };
 
 // Sets O_NONBLOCK and O_CLOEXEC on a descriptor that is this side's own (flags belong to the open file, not
@@ -62,6 +69,10 @@ base::Result<> MakeNonBlocking(int fd, std::string_view object);
 
 // A pipe, close-on-exec, both ends blocking, owned by the given user.
 base::Result<base::FdPair> MakePipe(uid_t uid, gid_t gid, std::string_view object);
+
+// A pipe for bytes on their way between a pty or socket and a memory file, which splice(2) can't move from
+// one to the other: like the files it outlives a crash with what is in it.
+base::Result<base::FdPair> MakeStage(std::string_view object);
 
 // /dev/null, proved to be character device 1:3.
 base::Result<base::Fd> OpenNull();

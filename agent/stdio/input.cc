@@ -4,10 +4,8 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 
 #include "base/log.h"
@@ -19,25 +17,82 @@ constexpr size_t kWriteBytes = 64 << 10;
 constexpr size_t kSpliceBytes = 1 << 20;
 constexpr size_t kTurnBytes = 1 << 20;
 constexpr size_t kCopyBufferBytes = 64 << 10;
-constexpr int kIovecs = kWriteBytes / Ring::kChunkBytes + 1;
 
 }  // namespace
 
 Input::Input(Host* host, Mode mode, int64_t linger_ns) : host_(host), mode_(mode), linger_ns_(linger_ns) {}
 
+base::Result<> Input::MakeQueue(bool staged) {
+  GCS_ASSIGN(queue_, Ring::Create(host_->name()));
+  if (staged) {
+    GCS_ASSIGN(stage_, MakeStage(host_->name()));
+  }
+  return {};
+}
+
+base::Result<> Input::Make(base::Fd socket, bool terminal) {
+  if (mode_ == Mode::kSocket) {
+    GCS_TRY(MakeNonBlocking(socket.get(), host_->name()));
+    socket_.emplace(host_, Part::kInSocket, std::move(socket));
+  }
+  if (mode_ == Mode::kStream || (mode_ == Mode::kSocket && terminal))
+    GCS_TRY(MakeQueue(mode_ == Mode::kSocket));
+  return {};
+}
+
+base::Result<> Input::Restore(std::map<Part, base::Fd>& parts, bool terminal) {
+  if (mode_ == Mode::kNull) return {};
+  if (base::Fd& queue = parts[Part::kInQueue]; queue.valid()) {
+    GCS_ASSIGN(queue_, Ring::Restore(std::move(queue), host_->name()));
+  }
+  base::FdPair stage{std::move(parts[Part::kInStageRead]), std::move(parts[Part::kInStageWrite])};
+  if (stage.first.valid() && stage.second.valid()) stage_ = std::move(stage);
+  const bool staged = mode_ == Mode::kSocket && terminal;
+  if (((mode_ == Mode::kStream || terminal) && queue_.fd() < 0) || (staged && !stage_))
+    return base::MakeError(EINVAL, "restore stream", host_->name(), "stdin");
+  accepted_ = queue_.begin();
+  close_asked_ = queue_.over();
+  if (base::Fd& socket = parts[Part::kInSocket]; socket.valid()) {
+    socket_.emplace(host_, Part::kInSocket, std::move(socket));
+  } else if (mode_ == Mode::kSocket) {
+    close_asked_ = true;
+  }
+  if (base::Fd& pipe = parts[Part::kIn]; pipe.valid()) {
+    UsePipe(std::move(pipe));
+  } else if (!terminal) {
+    // Closed after the last byte, or because nobody reads.
+    finished_ = close_asked_ && queue_.empty();
+    closed_ = !finished_;
+    discarded_to_ = queue_.end();
+    if (closed_) queue_.Clear();
+  }
+  return {};
+}
+
+void Input::AddParts(std::vector<std::pair<Part, int>>& parts) const {
+  const auto add = [&](Part part, int fd) {
+    if (fd >= 0) parts.emplace_back(part, fd);
+  };
+  if (pipe_) add(Part::kIn, pipe_->fd());
+  if (socket_) add(Part::kInSocket, socket_->fd());
+  add(Part::kInQueue, queue_.fd());
+  if (stage_) {
+    add(Part::kInStageRead, stage_->first.get());
+    add(Part::kInStageWrite, stage_->second.get());
+  }
+}
+
 void Input::UsePipe(base::Fd write_end) {
-  pipe_.emplace(std::move(write_end));
+  pipe_.emplace(host_, Part::kIn, std::move(write_end));
   sink_ = &*pipe_;
   splice_ = mode_ == Mode::kSocket;
 }
 
 void Input::UseTerminal(Endpoint* master) { sink_ = master; }
 
-void Input::UseSocket(base::Fd socket) { socket_.emplace(std::move(socket)); }
-
 base::Result<> Input::Watch() {
-  if (pipe_) GCS_TRY(pipe_->Watch(host_, EPOLLOUT));
-  if (socket_) GCS_TRY(socket_->Watch(host_, EPOLLIN | EPOLLRDHUP));
+  if (pipe_) GCS_TRY(pipe_->Watch(EPOLLOUT));
+  if (socket_) GCS_TRY(socket_->Watch(EPOLLIN | EPOLLRDHUP));
   return {};
 }
 
@@ -48,7 +103,7 @@ bool Input::Pump() {
     ReaderGone();
     return true;
   }
-  if (mode_ == Mode::kStream) return PumpQueue();
+  if (mode_ == Mode::kStream || !socket_ || !socket_->open()) return PumpQueue();
   return splice_ ? PumpSplice() : PumpCopy();
 }
 
@@ -56,15 +111,15 @@ bool Input::Pump() {
 bool Input::PumpQueue() {
   bool changed = false;
   while (!queue_.empty() && sink_->can_write) {
-    std::array<iovec, kIovecs> iov;
-    const int pieces = queue_.Peek(kWriteBytes, iov.data(), iov.size());
-    const ssize_t n = writev(sink_->fd(), iov.data(), pieces);
+    const ssize_t n = queue_.GiveTo(sink_->fd(), kWriteBytes);
     if (n > 0) {
-      queue_.DropTo(queue_.begin() + static_cast<uint64_t>(n));
       accepted_ = queue_.begin();
       changed = true;
     } else if (n == 0 || errno == EAGAIN) {
       sink_->can_write = false;
+    } else if (errno == ENOMEM) {
+      host_->PumpAfterPause();
+      return changed;
     } else if (errno != EINTR) {
       // EPIPE: the pipe's reader is gone. EIO: the pty was hung up.
       ReaderGone();
@@ -119,7 +174,12 @@ bool Input::PumpSplice() {
         ReaderGone();
         return true;
       case EINVAL:
-        splice_ = false;  // this kind of socket can't; nothing was moved
+        // This kind of socket can't; nothing was moved.
+        if (auto made = MakeQueue(true); !made) {
+          SocketEnded(-1, made.error().err, made.error().step);
+          return true;
+        }
+        splice_ = false;
         return PumpCopy();
       default:
         SocketEnded(n, errno, "splice");
@@ -127,6 +187,15 @@ bool Input::PumpSplice() {
     }
   }
   return false;
+}
+
+// As splice(2).
+ssize_t Input::TakeFromSocket(size_t max) {
+  const ssize_t staged = queue_.TakeFrom(stage_->first.get(), max);
+  if (staged >= 0 || errno != EAGAIN) return staged;
+  const ssize_t n =
+      splice(socket_->fd(), nullptr, stage_->second.get(), nullptr, max, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+  return n > 0 ? queue_.TakeFrom(stage_->first.get(), static_cast<size_t>(n)) : n;
 }
 
 bool Input::PumpCopy() {
@@ -138,24 +207,17 @@ bool Input::PumpCopy() {
       host_->PumpSoon();
       return false;
     }
-    std::array<iovec, kIovecs> iov;
-    msghdr message{};
-    message.msg_iov = iov.data();
-    message.msg_iovlen =
-        static_cast<size_t>(queue_.Prepare(kCopyBufferBytes - queue_.size(), iov.data(), iov.size()));
-    if (message.msg_iovlen == 0) {
-      host_->PumpAfterPause();
-      return false;
-    }
-    const ssize_t n = recvmsg(socket_->fd(), &message, MSG_DONTWAIT);
+    const ssize_t n = TakeFromSocket(kCopyBufferBytes - queue_.size());
     const int err = errno;
-    queue_.Commit(n > 0 ? static_cast<size_t>(n) : 0);
     if (n > 0) {
       turn += static_cast<size_t>(n);
+    } else if (n < 0 && (err == ENOMEM || err == ENOSPC)) {
+      host_->PumpAfterPause();
+      return false;
     } else if (n < 0 && err == EAGAIN) {
       socket_->can_read = false;
     } else if (n == 0 || err != EINTR) {
-      SocketEnded(n, err, "recvmsg");
+      SocketEnded(n, err, "splice");
       if (finished_) return true;
     }
   }
@@ -195,7 +257,6 @@ void Input::ProcessExited() {
 void Input::Close() {
   closed_ = true;
   discarded_to_ = std::max(discarded_to_, queue_.end());
-  queue_.Clear();
   sink_ = nullptr;
   if (linger_) linger_->Close();
   if (socket_) socket_->Close();
@@ -222,7 +283,10 @@ base::Result<uint64_t> Input::Write(uint64_t offset, std::string_view data, bool
     return base::MakeError(ENOMEM, "write stdin", name, "no memory for the queue");
   }
   // A pty has no half-close: the client sends the terminal's end-of-file character itself.
-  if (close && taken == data.size() && pipe_) close_asked_ = true;
+  if (close && taken == data.size() && pipe_) {
+    close_asked_ = true;
+    queue_.MarkOver();
+  }
   return queue_.end();
 }
 

@@ -5,7 +5,6 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 
 #include <algorithm>
 #include <array>
@@ -23,31 +22,83 @@ constexpr size_t kCopyBufferBytes = 64 << 10;  // between a pty and a socket
 // A pty holds less than this between the slave's write and the master's read (8 KiB of tty buffer, 4 KiB of
 // line discipline).
 constexpr uint64_t kTerminalBytes = 64 << 10;
-constexpr int kIovecs = kReadBytes / Ring::kChunkBytes + 1;
-
 }  // namespace
 
 Output::Output(Host* host, Stream stream, Mode mode, Overflow overflow, uint64_t capacity, int64_t linger_ns)
     : host_(host),
       stream_(stream),
+      names_(stream == Stream::kStderr ? Names{Part::kErr, Part::kErrSocket, Part::kErrRing}
+                                       : Names{Part::kOut, Part::kOutSocket, Part::kOutRing}),
       mode_(mode),
       overflow_(overflow),
       capacity_(capacity),
       linger_ns_(linger_ns) {}
 
+base::Result<> Output::MakeRing() {
+  GCS_ASSIGN(ring_, Ring::Create(host_->name()));
+  return {};
+}
+
+base::Result<> Output::Make(base::Fd socket, bool terminal) {
+  if (mode_ == Mode::kNull) return {};
+  if (mode_ == Mode::kSocket) {
+    GCS_TRY(MakeNonBlocking(socket.get(), host_->name()));
+    socket_.emplace(host_, names_.socket, std::move(socket));
+  }
+  if (mode_ == Mode::kStream || terminal) GCS_TRY(MakeRing());
+  if (terminal) {
+    GCS_ASSIGN(stage_, MakeStage(host_->name()));
+  }
+  return {};
+}
+
+base::Result<> Output::Restore(std::map<Part, base::Fd>& parts, bool terminal) {
+  if (mode_ == Mode::kNull) return {};
+  if (base::Fd& ring = parts[names_.ring]; ring.valid()) {
+    GCS_ASSIGN(ring_, Ring::Restore(std::move(ring), host_->name()));
+  }
+  base::FdPair stage{std::move(parts[Part::kOutStageRead]), std::move(parts[Part::kOutStageWrite])};
+  if (terminal && stage.first.valid() && stage.second.valid()) stage_ = std::move(stage);
+  if ((mode_ == Mode::kStream || terminal) && (ring_.fd() < 0 || terminal != stage_.has_value()))
+    return base::MakeError(EINVAL, "restore stream", host_->name(), StreamName(stream_));
+  if (base::Fd& socket = parts[names_.socket]; socket.valid()) {
+    socket_.emplace(host_, names_.socket, std::move(socket));
+  } else {
+    lost_ = mode_ == Mode::kSocket;
+  }
+  source_over_ = ring_.over() || lost_;
+  if (base::Fd& pipe = parts[names_.pipe]; pipe.valid()) {
+    UsePipe(std::move(pipe));
+  } else if (!terminal) {
+    source_over_ = true;
+  }
+  return {};
+}
+
+void Output::AddParts(std::vector<std::pair<Part, int>>& parts) const {
+  const auto add = [&](Part part, int fd) {
+    if (fd >= 0) parts.emplace_back(part, fd);
+  };
+  if (pipe_) add(names_.pipe, pipe_->fd());
+  if (socket_) add(names_.socket, socket_->fd());
+  add(names_.ring, ring_.fd());
+  if (stage_) {
+    add(Part::kOutStageRead, stage_->first.get());
+    add(Part::kOutStageWrite, stage_->second.get());
+  }
+}
+
 void Output::UsePipe(base::Fd read_end) {
-  pipe_.emplace(std::move(read_end));
+  pipe_.emplace(host_, names_.pipe, std::move(read_end));
   source_ = &*pipe_;
   splice_ = mode_ == Mode::kSocket;
 }
 
 void Output::UseTerminal(Endpoint* master) { source_ = master; }
 
-void Output::UseSocket(base::Fd socket) { socket_.emplace(std::move(socket)); }
-
 base::Result<> Output::Watch() {
-  if (pipe_) GCS_TRY(pipe_->Watch(host_, EPOLLIN));
-  if (socket_) GCS_TRY(socket_->Watch(host_, EPOLLIN | EPOLLOUT | EPOLLRDHUP));
+  if (pipe_) GCS_TRY(pipe_->Watch(EPOLLIN));
+  if (socket_) GCS_TRY(socket_->Watch(EPOLLIN | EPOLLOUT | EPOLLRDHUP));
   return {};
 }
 
@@ -80,17 +131,24 @@ void Output::Took(size_t bytes) {
   if (left_) *left_ -= bytes;
 }
 
-// Reads once from the source into the ring; `max` > 0.
+// As splice(2). At no time are bytes anywhere but in the source, in the stage or in the ring.
+ssize_t Output::TakeFromSource(size_t max) {
+  if (!stage_) return ring_.TakeFrom(source_->fd(), max);
+  const ssize_t staged = ring_.TakeFrom(stage_->first.get(), max);
+  if (staged >= 0 || errno != EAGAIN) return staged;
+  const ssize_t n =
+      splice(source_->fd(), nullptr, stage_->second.get(), nullptr, max, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+  return n > 0 ? ring_.TakeFrom(stage_->first.get(), static_cast<size_t>(n)) : n;
+}
+
+// Takes once from the source into the ring; `max` > 0.
 Output::Got Output::Fill(size_t max) {
-  std::array<iovec, kIovecs> iov;
-  const int pieces = ring_.Prepare(std::min(Limit(max), kReadBytes), iov.data(), iov.size());
-  if (pieces == 0) return Got::kNoMemory;
   ssize_t n = 0;
   do {
-    n = readv(source_->fd(), iov.data(), pieces);
+    n = TakeFromSource(std::min(Limit(max), kReadBytes));
   } while (n < 0 && errno == EINTR);
   const int err = errno;
-  ring_.Commit(n > 0 ? static_cast<size_t>(n) : 0);
+  if (n < 0 && (err == ENOMEM || err == ENOSPC)) return Got::kNoMemory;
   if (n > 0) {
     Took(static_cast<size_t>(n));
     return Got::kBytes;
@@ -200,7 +258,12 @@ bool Output::PumpSplice() {
         continue;
       }
       case EINVAL:
-        splice_ = false;  // this kind of socket can't; nothing was moved
+        // This kind of socket can't; nothing was moved.
+        if (auto made = MakeRing(); !made) {
+          LoseSocket(made.error().err, made.error().step);
+          return true;
+        }
+        splice_ = false;
         return PumpCopy();
       default:
         LoseSocket(errno, "splice");
@@ -244,17 +307,15 @@ bool Output::PumpCopy() {
 bool Output::FlushToSocket() {
   if (!socket_ || !socket_->open() || (linger_ && linger_->begun())) return false;
   while (!ring_.empty() && socket_->can_write) {
-    std::array<iovec, kIovecs> iov;
-    msghdr message{};
-    message.msg_iov = iov.data();
-    message.msg_iovlen = static_cast<size_t>(ring_.Peek(kCopyBufferBytes, iov.data(), iov.size()));
-    const ssize_t n = sendmsg(socket_->fd(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n >= 0) {
-      ring_.DropTo(ring_.begin() + static_cast<uint64_t>(n));
-    } else if (errno == EAGAIN) {
+    const ssize_t n = ring_.GiveTo(socket_->fd(), kCopyBufferBytes);
+    if (n > 0) continue;
+    if (n == 0 || errno == EAGAIN) {
       socket_->can_write = false;
+    } else if (errno == ENOMEM) {
+      host_->PumpAfterPause();
+      return false;
     } else if (errno != EINTR) {
-      LoseSocket(errno, "sendmsg");
+      LoseSocket(errno, "sendfile");
       return true;
     }
   }
@@ -288,8 +349,13 @@ void Output::PumpDiscard() {
   }
 }
 
-void Output::End() {
+void Output::Over() {
   source_over_ = true;
+  ring_.MarkOver();
+}
+
+void Output::End() {
+  Over();
   if (mode_ == Mode::kSocket && !lost_) FlushToSocket();
   PumpDiscard();
 }
@@ -304,7 +370,7 @@ void Output::LoseSocket(int err, std::string_view step) {
   base::LogError("output's peer is gone, the rest is thrown away",
                  base::Error{std::string(step), err, host_->name(), std::string(StreamName(stream_))});
   lost_ = true;
-  source_over_ = true;
+  Over();
   dropped_ += ring_.size();
   ring_.Clear();
   socket_->Close();
@@ -313,7 +379,7 @@ void Output::LoseSocket(int err, std::string_view step) {
 
 void Output::ProcessExited() {
   if (source_ == nullptr) {
-    source_over_ = true;  // the terminal was never attached
+    Over();  // the terminal was never attached
     return;
   }
   if (source_over_ || left_) return;
@@ -340,8 +406,7 @@ void Output::Close() {
   if (linger_) linger_->Close();
   if (socket_) socket_->Close();
   if (pipe_) pipe_->Close();
-  // Sessions that outlive the process's streams may still read what is there.
-  if (readers_.empty()) ring_.Clear();
+  // Sessions that outlive the process's streams may still read what is in the ring.
 }
 
 base::Result<> Output::AddReader(uint64_t session, uint64_t offset, bool manual_ack, std::string_view name) {

@@ -3,7 +3,10 @@
 
 #include <cstdint>
 #include <list>
+#include <map>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "stdio/endpoint.h"
 #include "stdio/linger.h"
@@ -26,11 +29,15 @@ class Output {
 
   Output(Host* host, Stream stream, Mode mode, Overflow overflow, uint64_t capacity, int64_t linger_ns);
 
-  // Before the first Pump. The source stays the caller's if it is a pty.
+  // Before the first Pump: what it needs beside its source. `socket`: kSocket.
+  base::Result<> Make(base::Fd socket, bool terminal);
+  // The same with what there was in another life, its source included unless that is a pty.
+  base::Result<> Restore(std::map<Part, base::Fd>& parts, bool terminal);
+  // The source. A pty stays the caller's.
   void UsePipe(base::Fd read_end);
   void UseTerminal(Endpoint* master);
-  void UseSocket(base::Fd socket);
   base::Result<> Watch();
+  void AddParts(std::vector<std::pair<Part, int>>& parts) const;
 
   // Does what can be done without blocking, for a bounded turn. True if readers or waiters have something to
   // look at.
@@ -57,12 +64,19 @@ class Output {
 
  private:
   enum class Got : uint8_t { kBytes, kNothing, kEnd, kNoMemory };
+  // Which parts are this stream's.
+  struct Names {
+    Part pipe, socket, ring;
+  };
 
   bool PumpRing();
   bool PumpSplice();
   bool PumpCopy();
   void PumpDiscard();
   Got Fill(size_t max);
+  ssize_t TakeFromSource(size_t max);
+  base::Result<> MakeRing();
+  void Over();
   bool FlushToSocket();
   void Took(size_t bytes);
   void End();
@@ -74,6 +88,7 @@ class Output {
 
   Host* const host_;
   const Stream stream_;
+  const Names names_;
   const Mode mode_;
   const Overflow overflow_;
   const uint64_t capacity_;
@@ -85,6 +100,7 @@ class Output {
   const int64_t linger_ns_;
 
   Ring ring_;  // kStream: what readers may still want; kSocket without splice: what the socket hasn't taken
+  std::optional<base::FdPair> stage_;  // between a pty and the ring
   std::list<Reader> readers_;
   uint64_t taken_ = 0;  // bytes read from the source before the end
   uint64_t dropped_ = 0;

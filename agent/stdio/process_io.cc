@@ -53,6 +53,16 @@ base::Result<ProcessIo::Created> ProcessIo::Create(base::Loop* loop, Config conf
   return Created{std::unique_ptr<ProcessIo>(new ProcessIo(std::move(core))), std::move(child)};
 }
 
+base::Result<std::unique_ptr<ProcessIo>> ProcessIo::Restore(base::Loop* loop, Config config,
+                                                            std::map<Part, base::Fd> parts) {
+  auto core = std::make_shared<Core>(loop, config);
+  GCS_TRY(core->Restore(parts));
+  loop->Post([core] { core->Resume(); });
+  return std::unique_ptr<ProcessIo>(new ProcessIo(std::move(core)));
+}
+
+std::vector<std::pair<Part, int>> ProcessIo::Parts() const { return core_->Parts(); }
+
 ProcessIo::~ProcessIo() {
   base::Loop* const loop = core_->loop();
   loop->Post([core = std::move(core_)] { core->Shutdown(); });

@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -27,6 +29,25 @@ enum class Overflow : uint8_t { kBlock, kDropOldest };
 struct StreamConfig {
   Mode mode = Mode::kNull;
   base::Fd socket;  // kSocket: a connected stream socket (vsock, unix), given up to the ProcessIo
+};
+
+// What a ProcessIo consists of, for somebody who keeps it beyond the life of this process. Numbers are part
+// of what is kept: never reused.
+enum class Part : uint8_t {
+  kIn = 1,           // write end of the process's stdin pipe
+  kInSocket = 2,     // kSocket
+  kInQueue = 3,      // memory file: what clients have sent and the process has not taken
+  kInStageRead = 4,  // pipe between socket and pty
+  kInStageWrite = 5,
+  kOut = 6,  // read end of the process's stdout pipe
+  kOutSocket = 7,
+  kOutRing = 8,       // memory file: what clients have not acknowledged, or a socket not taken
+  kOutStageRead = 9,  // pipe between pty and memory file
+  kOutStageWrite = 10,
+  kErr = 11,
+  kErrSocket = 12,
+  kErrRing = 13,
+  kMaster = 14  // of the process's pty
 };
 
 inline constexpr uint64_t kMinRingBytes = 4096;
@@ -50,6 +71,9 @@ struct Config {
   int64_t drain_limit_ns = 2'000'000'000;  // see ProcessExited
   int64_t linger_ns =
       5'000'000'000;  // how long a finished socket waits for its peer's end before it is closed
+  // Called when a part has been closed for good before the ProcessIo's end, so that no copy of it may stay
+  // open either. On any thread, under the mutex: must not block.
+  std::function<void(Part)> closed;
 };
 
 // The process's ends of its streams: blocking, close-on-exec, to be duplicated to 0, 1 and 2 by the child.
@@ -144,6 +168,11 @@ class ProcessIo {
 
   // Makes the pipes. On failure everything, sockets included, is closed.
   static base::Result<Created> Create(base::Loop* loop, Config config);
+  // One whose parts another life of the agent has left: no byte is lost, none comes twice. Sockets are among
+  // the parts, those of `config` are not used. A part that is missing was closed. A process that has ended
+  // since is told by ProcessExited, as ever.
+  static base::Result<std::unique_ptr<ProcessIo>> Restore(base::Loop* loop, Config config,
+                                                          std::map<Part, base::Fd> parts);
   ~ProcessIo();  // ends every session's streams and closes all descriptors on the loop's thread; never calls
                  // `drained`
   ProcessIo(const ProcessIo&) = delete;
@@ -172,6 +201,8 @@ class ProcessIo {
 
   [[nodiscard]] OutputState Output(Stream stream) const;
   [[nodiscard]] StdinState Stdin() const;
+  // What there is open now; the descriptors stay the ProcessIo's.
+  [[nodiscard]] std::vector<std::pair<Part, int>> Parts() const;
 
  private:
   explicit ProcessIo(std::shared_ptr<Core> core) : core_(std::move(core)) {}

@@ -5,7 +5,6 @@
 #include <set>
 #include <thread>
 
-#include "stdio/ring.h"
 #include "unit/stdio_support.h"
 
 namespace gcs::stdio::test {
@@ -164,7 +163,6 @@ TEST_CASE("random interleavings of a process and its clients keep the streams' c
         .Run();
   }
   loop.Sync();
-  CHECK(ChunksInUse() == 0);
 }
 
 }  // namespace

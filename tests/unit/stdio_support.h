@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -56,6 +57,16 @@ class LoopThread {
   std::unique_ptr<base::Loop> loop_;
   std::thread thread_;
 };
+
+// What the memory files of a process hold, in bytes.
+inline uint64_t RingMemory(const ProcessIo& io) {
+  uint64_t bytes = 0;
+  for (const auto& [part, fd] : io.Parts()) {
+    struct stat info{};
+    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode)) bytes += static_cast<uint64_t>(info.st_blocks) * 512;
+  }
+  return bytes;
+}
 
 // Set by wake callbacks, waited for by tests.
 class Signal {
