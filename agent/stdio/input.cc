@@ -278,7 +278,7 @@ base::Result<uint64_t> Input::Write(uint64_t offset, std::string_view data, bool
   if (close_asked_ && !data.empty())
     return base::MakeError(EPIPE, "write stdin", name, "stdin was closed by a client");
   const size_t room = kStdinQueueBytes - std::min<uint64_t>(queue_.size(), kStdinQueueBytes);
-  const size_t taken = queue_.Append(data.data(), std::min(room, data.size()));
+  const size_t taken = queue_.Append(data.substr(0, room));
   if (taken < std::min(room, data.size()) && queue_.empty()) {
     return base::MakeError(ENOMEM, "write stdin", name, "no memory for the queue");
   }

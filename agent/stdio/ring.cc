@@ -55,16 +55,16 @@ ssize_t Ring::TakeFrom(int pipe, size_t max) {
   return n;
 }
 
-size_t Ring::Append(const char* data, size_t bytes) {
-  size_t done = 0;
-  while (done < bytes) {
-    const ssize_t n = pwrite(fd(), data + done, bytes - done, static_cast<off_t>(end_));
+size_t Ring::Append(std::string_view data) {
+  const size_t all = data.size();
+  while (!data.empty()) {
+    const ssize_t n = pwrite(fd(), data.data(), data.size(), static_cast<off_t>(end_));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) break;
-    done += static_cast<size_t>(n);
+    data.remove_prefix(static_cast<size_t>(n));
     end_ += static_cast<uint64_t>(n);
   }
-  return done;
+  return all - data.size();
 }
 
 ssize_t Ring::GiveTo(int sink, size_t max) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -32,7 +33,7 @@ class Ring {
   // Moves at most `max` bytes out of a pipe to the end, without waiting: as splice(2).
   ssize_t TakeFrom(int pipe, size_t max);
   // Appends as much as memory allows; returns how much that was.
-  size_t Append(const char* data, size_t bytes);
+  size_t Append(std::string_view data);
 
   // Moves the oldest bytes, at most `max`, to a descriptor that does not block: as splice(2).
   ssize_t GiveTo(int sink, size_t max);

@@ -45,7 +45,7 @@ TEST_CASE("a ring keeps every byte at its offset over page borders, also in anot
     for (int round = 0; round < 5; ++round) {
       const uint64_t at = ring.end();
       const std::string data = Pattern(at, size);
-      REQUIRE(ring.Append(data.data(), data.size()) == size);
+      REQUIRE(ring.Append(data) == size);
       ring.DropTo(ring.end() - std::min<uint64_t>(ring.size(), size / 2 + 7));
       CHECK(All(ring) == Pattern(ring.begin(), ring.size()));
       std::string middle;
@@ -79,7 +79,7 @@ TEST_CASE("a ring takes from a pipe and gives to one, and the file counts both")
   CHECK(ring.GiveTo(to->second.get(), 9000) == 1000);
   CHECK(ring.empty());
   const std::string more = Pattern(10'000, 2000);
-  REQUIRE(ring.Append(more.data(), more.size()) == more.size());
+  REQUIRE(ring.Append(more) == more.size());
   std::string got(data.size(), '\0');
   REQUIRE(read(to->first.get(), got.data(), got.size()) == static_cast<ssize_t>(got.size()));
   CHECK(got == data);
@@ -91,14 +91,14 @@ TEST_CASE("an empty ring holds no more than the page that it is in") {
   Ring ring = MakeRing();
   CHECK(ring.memory() == 0);
   const std::string data = Pattern(0, 1 << 20);
-  REQUIRE(ring.Append(data.data(), data.size()) == data.size());
+  REQUIRE(ring.Append(data) == data.size());
   CHECK(ring.memory() == 1 << 20);
   ring.DropTo(1 << 19);
   CHECK(ring.memory() == 1 << 19);
   CHECK(All(ring) == Pattern(1 << 19, 1 << 19));
   ring.Clear();
   CHECK(ring.memory() == 0);
-  REQUIRE(ring.Append("x", 1) == 1);
+  REQUIRE(ring.Append("x") == 1);
   ring.Clear();
   CHECK(ring.memory() <= kPage);
   CHECK(ring.begin() == (1 << 20) + 1);
@@ -106,7 +106,7 @@ TEST_CASE("an empty ring holds no more than the page that it is in") {
 
 TEST_CASE("a ring's drop never goes backwards or beyond its end") {
   Ring ring = MakeRing();
-  REQUIRE(ring.Append("0123456789", 10) == 10);
+  REQUIRE(ring.Append("0123456789") == 10);
   ring.DropTo(4);
   ring.DropTo(2);
   CHECK(ring.begin() == 4);
