@@ -5,9 +5,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,8 +29,6 @@ constexpr int64_t kFirstRetryNs = 10 * base::kNsPerMs;
 constexpr int64_t kLastRetryNs = 1 * base::kNsPerSec;
 constexpr int kUnknownExit = 255;
 
-int64_t Nanoseconds(const timeval& time) { return time.tv_sec * base::kNsPerSec + time.tv_usec * 1000; }
-
 std::chrono::nanoseconds Left(int64_t deadline_ns) {
   return std::chrono::nanoseconds(std::max<int64_t>(deadline_ns - base::MonotonicNs(), 0));
 }
@@ -50,26 +46,6 @@ bool AwaitReadable(int fd, int64_t deadline_ns) {
 bool AwaitExit(Process& process, int64_t deadline_ns) {
   std::unique_lock lock(process.mutex);
   return process.ended.wait_for(lock, Left(deadline_ns), [&] { return process.exit.has_value(); });
-}
-
-// Reaps the child of `pidfd`; nothing while it lives or its tracer has not let go of it.
-Result<std::optional<ExitStatus>> Reap(int pidfd) {
-  siginfo_t info{};
-  rusage usage{};
-  // The raw call, since waitid(3) has no place for the rusage.
-  while (syscall(SYS_waitid, P_PIDFD, pidfd, &info, WEXITED | WNOHANG, &usage) != 0) {
-    if (errno != EINTR) return base::ErrnoError("waitid");
-  }
-  if (info.si_pid == 0) return std::nullopt;
-  ExitStatus exit;
-  const bool killed = info.si_code != CLD_EXITED;
-  exit.signal = killed ? info.si_status : 0;
-  exit.exit_code = killed ? 128 + info.si_status : info.si_status;
-  exit.exited_at_ns = base::RealtimeNs();
-  exit.user_time_ns = Nanoseconds(usage.ru_utime);
-  exit.system_time_ns = Nanoseconds(usage.ru_stime);
-  exit.max_rss_kib = usage.ru_maxrss;
-  return exit;
 }
 
 std::string StateText(ContainerStatus status) {
