@@ -111,6 +111,7 @@ void Service::Child(int control) {
   }
   environment.push_back(nullptr);
   // From here on only what was made for the program survives exec; the kernel log stays usable until then.
+  if (file_limit_) setrlimit(RLIMIT_NOFILE, &*file_limit_);
   syscall(SYS_close_range, kind_ == Kind::kAgent ? kControlFd + 1 : 3, ~0U, CLOSE_RANGE_CLOEXEC);
   ResetSignals();
   std::vector<char*> argv;

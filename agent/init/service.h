@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -27,6 +30,8 @@ class Service {
   Service(Kind kind, std::string name, std::vector<std::string> argv, int cgroup);
 
   base::Result<> Open();  // once, before the first Start
+  // What the program gets instead of init's own RLIMIT_NOFILE.
+  void set_file_limit(const rlimit& limit) { file_limit_ = limit; }
 
   // Starts the program in a session of its own. A program that cannot be executed is no error here: it ends
   // with 127 and is tried again like any other.
@@ -48,7 +53,7 @@ class Service {
     return last_status_;
   }  // of the run before, 0 before the second start
   [[nodiscard]] int control_fd() const { return control_.get(); }  // -1: none
-  void CloseControl() { control_.Reset(); }
+  base::Fd TakeControlFd() { return std::move(control_); }
   LineForwarder& output() { return output_; }
 
   // Counts malformed control packets of this run; true while one is worth a log line.
@@ -62,6 +67,7 @@ class Service {
   const std::vector<std::string> argv_;
   const int cgroup_;
   LineForwarder output_;
+  std::optional<rlimit> file_limit_;
   base::Fd control_;
   Backoff backoff_;
   pid_t pid_ = 0;

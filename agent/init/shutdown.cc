@@ -259,6 +259,7 @@ void Shutdown(const Table& table, const ShutdownPlan& plan) {
   const int64_t begin = base::MonotonicNs();
   Log(Priority::kNotice, plan.action == EndAction::kPowerOff ? "powering off" : "restarting");
   EndProcesses(table, plan);
+  if (plan.release) plan.release();
   Teardown(table, plan).Run();
   Log(Priority::kNotice,
       "down after " + std::to_string((base::MonotonicNs() - begin) / base::kNsPerMs) + " ms");

@@ -16,6 +16,7 @@ struct ShutdownPlan {
   int64_t grace_ns = 0;  // between SIGTERM and SIGKILL
   pid_t agent = 0;       // spared with its cgroup until the grace is over: it reports the others' ends
   std::function<void()> meanwhile;  // called every few ms while waiting: reaps, forwards output
+  std::function<void()> release;    // called before anything is unmounted: closes files
 };
 
 // Ends every process, syncs, unmounts, detaches devices, and ends the machine. Every step has a time limit,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "init/supervisor.h"
 
+#include <linux/sockios.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -49,7 +51,12 @@ base::Result<> Supervisor::Open() {
   if (sigprocmask(SIG_SETMASK, &handled, nullptr) != 0) return base::ErrnoError("sigprocmask");
   signals_.Reset(signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals_) return base::ErrnoError("signalfd");
-  for (Service& service : services_) GCS_TRY(service.Open());
+  rlimit inherited{};
+  store_.set_most(RaiseFileLimit(inherited));
+  for (Service& service : services_) {
+    service.set_file_limit(inherited);
+    GCS_TRY(service.Open());
+  }
   return {};
 }
 
@@ -100,7 +107,10 @@ void Supervisor::Reap() {
     const pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
     if (pid <= 0) return;
     for (Service& service : services_) {
-      if (service.pid() == pid) service.OnExit(status, !ending_);
+      if (service.pid() != pid) continue;
+      const base::Fd line = service.TakeControlFd();
+      service.OnExit(status, !ending_);
+      if (line && !ending_) TakeLeft(service, line.get());
     }
   }
   more_to_reap_ = true;
@@ -124,21 +134,38 @@ void Supervisor::TakeSignals() {
 }
 
 void Supervisor::TakeControl(Service& service) {
-  base::InitMessage message;
-  const ssize_t n = recv(service.control_fd(), &message, sizeof message, MSG_DONTWAIT | MSG_TRUNC);
-  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  if (n <= 0) {
-    // The agent has closed its end, or is about to be reaped.
-    service.CloseControl();
-    return;
+  if (TakePacket(service, service.control_fd())) return;
+  // The agent has closed its end, or is about to be reaped.
+  pollfd state{.fd = service.control_fd(), .events = POLLRDHUP, .revents = 0};
+  if (poll(&state, 1, 0) > 0) TakeLeft(service, service.TakeControlFd().get());
+}
+
+// What the agent had sent before it ended, for the next one to find it done. Nothing comes after it, even
+// from a process that has a copy of its end.
+void Supervisor::TakeLeft(Service& service, int line) {
+  shutdown(line, SHUT_RD);
+  while (TakePacket(service, line)) continue;
+}
+
+bool Supervisor::TakePacket(Service& service, int line) {
+  auto packet = base::ReceiveInit(line, MSG_DONTWAIT);
+  // ECONNRESET comes once, before what is left, when the agent has gone without reading its replies.
+  if (!packet) return packet.error().err == EINTR || packet.error().err == ECONNRESET;
+  if (packet->size == 0) {
+    // An empty packet looks like the end.
+    int left = 0;
+    if (ioctl(line, SIOCINQ, &left) != 0 || left == 0) return false;
   }
-  if (n != sizeof message || message.magic != base::kInitMagic) {
+  const base::InitMessage& message = packet->message;
+  if (packet->size != sizeof message || message.magic != base::kInitMagic) {
     if (service.TakeComplaint()) {
       Log(Priority::kWarning,
-          "malformed control packet of " + std::to_string(n) + " bytes from " + service.name());
+          "malformed control packet of " + std::to_string(packet->size) + " bytes from " + service.name());
     }
-    return;
+    return true;
   }
+  if (store_.Serve(line, *packet)) return true;
+  packet->fds.clear();
   base::InitMessage reply{.op = message.op | base::kInitReply, .id = message.id};
   switch (static_cast<base::InitOp>(message.op)) {
     case base::InitOp::kHello:
@@ -156,19 +183,25 @@ void Supervisor::TakeControl(Service& service) {
       }
   }
   // Without waiting: an agent that does not read its replies loses them.
-  send(service.control_fd(), &reply, sizeof reply, MSG_DONTWAIT | MSG_NOSIGNAL);
+  [[maybe_unused]] const auto sent = base::SendInit(line, reply, {}, {}, MSG_DONTWAIT);
   const auto grace_ns = static_cast<int64_t>(std::min(message.arg, kMostGraceMs)) * base::kNsPerMs;
   if (message.op == static_cast<uint32_t>(base::InitOp::kPowerOff)) End(config_.power_off, grace_ns);
   if (message.op == static_cast<uint32_t>(base::InitOp::kReboot)) End(EndAction::kReboot, grace_ns);
+  return true;
 }
 
 void Supervisor::End(EndAction action, int64_t grace_ns) {
   ending_ = true;
-  Shutdown(table_,
-           {.action = action, .grace_ns = grace_ns, .agent = services_.front().pid(), .meanwhile = [this] {
-              for (Service& service : services_) service.output().Pump();
-              Reap();
-            }});
+  Shutdown(table_, {.action = action,
+                    .grace_ns = grace_ns,
+                    .agent = services_.front().pid(),
+                    .meanwhile =
+                        [this] {
+                          for (Service& service : services_) service.output().Pump();
+                          Reap();
+                        },
+                    // Its files keep mounts busy.
+                    .release = [this] { store_.Clear(); }});
 }
 
 }  // namespace gcs::init

@@ -10,6 +10,7 @@
 #include "init/cgroups.h"
 #include "init/command_line.h"
 #include "init/service.h"
+#include "init/store.h"
 #include "init/table.h"
 
 namespace gcs::init {
@@ -28,12 +29,16 @@ class Supervisor {
   [[nodiscard]] int PollTimeoutMs() const;
   void Reap();
   void TakeSignals();
+  // Does what the next packet asks. False when there is none: the line is at its end, or has nothing now.
+  bool TakePacket(Service& service, int line);
   void TakeControl(Service& service);
+  void TakeLeft(Service& service, int line);
   [[noreturn]] void End(EndAction action, int64_t grace_ns);
 
   const Table& table_;
   const BootConfig& config_;
   std::vector<Service> services_;  // the agent is the first
+  Store store_;
   base::Fd signals_;
   bool more_to_reap_ = false;
   bool ending_ = false;  // nothing is started any more

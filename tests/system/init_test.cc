@@ -223,6 +223,22 @@ TEST_CASE("a crashing agent is started again after growing pauses and learns how
   for (const char* pause : {"in 100 ms", "in 200 ms", "in 400 ms"}) CHECK(run.Count(pause) == 1);
 }
 
+TEST_CASE(
+    "what an agent has put into the store before it crashed is there for the next one, drops are done") {
+  Run run({"/standin", "--look", "--store", "--end=poweroff"});
+  const int status = run.Wait();
+  CAPTURE(run.output());
+  CHECK(PoweredOff(status));
+  CHECK(run.Count("killed by signal 6 (SIGABRT)") == 1);
+  std::string keys = "10 ";
+  for (int i = 100; i < 140; ++i) keys += std::to_string(i) + " ";
+  CHECK(run.Said("store") == keys);
+  CHECK(run.Said("store-read") == "kept then 0");
+  // The second agent gets no more than the first.
+  CHECK(run.Count("standin fds 0,1,2,3\n") == 2);
+  CHECK(run.Count("standin nofile 200 300\n") == 2);
+}
+
 TEST_CASE("an agent that does not end by itself is killed a second after everybody else") {
   Run run({"/standin", "--deaf", "--end=poweroff", "--grace=100"});
   const int status = run.Wait();
@@ -244,8 +260,11 @@ TEST_CASE("no packet of the agent can bring init down") {
   const int status = run.Wait();
   CAPTURE(run.output());
   CHECK(PoweredOff(status));
-  CHECK(run.Count("<4>init: malformed control packet of ") == 4);
+  CHECK(run.Count("<4>init: malformed control packet of ") == 5);
   CHECK(run.Said("unknown-op") == "EOPNOTSUPP");
+  CHECK(run.Said("stray") == "answered");
+  CHECK(run.Said("put-none") == "init request: Invalid argument");
+  CHECK(run.Said("stray-end") == "closed");
   CHECK(run.Said("end") == "accepted");
 }
 

@@ -47,6 +47,25 @@ TEST_CASE("a request of the agent gets its reply") {
   CHECK(reply->arg2 == 9);
 }
 
+TEST_CASE("the late reply of a call that has given up is not taken for that of the next") {
+  const Line line = MakeLine();
+  const uint32_t op = static_cast<uint32_t>(InitOp::kHello);
+  CHECK(CallInit(line.agent.get(), {.op = op, .id = 1}, {}, 20).error().err == ETIMEDOUT);
+  for (const uint32_t id : {1U, 2U}) {
+    const InitMessage reply{.op = op | kInitReply, .id = id, .arg = id};
+    REQUIRE(send(line.init.get(), &reply, sizeof reply, 0) == sizeof reply);
+  }
+  const auto reply = CallInit(line.agent.get(), {.op = op, .id = 2}, {}, 20);
+  REQUIRE(reply);
+  CHECK(reply->message.arg == 2);
+}
+
+TEST_CASE("an init that reads nothing is an error too") {
+  const Line line = MakeLine();
+  while (send(line.agent.get(), "x", 1, MSG_DONTWAIT) == 1) continue;
+  CHECK(CallInit(line.agent.get(), InitOp::kHello, 0, 20).error().err == ETIMEDOUT);
+}
+
 TEST_CASE("an init that is silent, gone or talks nonsense is an error, not a hang") {
   const Line line = MakeLine();
   CHECK(CallInit(line.agent.get(), InitOp::kHello, 0, 20).error().err == ETIMEDOUT);

@@ -4,6 +4,9 @@
 //   --hello         says hello to init
 //   --look          tells of its surroundings
 //   --garbage       sends packets to init that are no messages
+//   --store         on its first start leaves descriptors in init's store and drops one of them, without
+//   waiting, and
+//                   aborts; on the second tells what is there
 //   --deaf          ignores SIGTERM
 //   --orphans=N     leaves N processes behind that end at once
 //   --linger=MS     leaves one process behind that ignores SIGTERM for so long
@@ -13,15 +16,19 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/init_control.h"
@@ -117,6 +124,59 @@ void SendGarbage(int init) {
   send(init, &unknown, sizeof unknown, MSG_NOSIGNAL);
   const ssize_t n = recv(init, &unknown, sizeof unknown, 0);
   Say("unknown-op", n == sizeof unknown ? gcs::base::ErrnoName(unknown.status) : "no reply");
+  // Descriptors where none are wanted: the read end tells whether init keeps the other.
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) abort();
+  const std::array stray{ends[1]};
+  unknown = {.op = static_cast<uint32_t>(InitOp::kHello)};
+  Say("stray", CallInit(init, unknown, stray) ? "answered" : "refused");
+  unknown = {.magic = 0};
+  if (!gcs::base::SendInit(init, unknown, {}, stray, 0)) abort();
+  unknown = {.op = static_cast<uint32_t>(InitOp::kStorePut)};
+  Say("put-none", CallInit(init, unknown, {}).error().ToString());
+  close(ends[1]);
+  char byte;
+  Say("stray-end", read(ends[0], &byte, 1) == 0 ? "closed" : "open");
+}
+
+void UseStore(int init, uint64_t starts) {
+  const auto send_op = [&](InitOp op, uint64_t arg, uint64_t arg2, std::span<const int> fds) {
+    const auto sent =
+        gcs::base::SendInit(init, {.op = static_cast<uint32_t>(op), .arg = arg, .arg2 = arg2}, {}, fds, 0);
+    if (!sent) Say("store", sent.error().ToString());
+  };
+  if (starts == 1) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0 || write(ends[1], "kept", 4) != 4) abort();
+    // A process that has a copy of our end of the line, and goes on sending after our end.
+    if (fork() == 0) {
+      usleep(50'000);
+      for (int i = 0; i < 1000 && send(init, "late", 4, MSG_NOSIGNAL | MSG_DONTWAIT) == 4; ++i) usleep(100);
+      _exit(0);
+    }
+    const std::array first{ends[0], ends[1], ends[1]};
+    send_op(InitOp::kStorePut, 10, 0, first);
+    // More than init reads in the time, with replies that nobody reads.
+    const std::array one{ends[0]};
+    for (uint64_t i = 0; i < 40; ++i) send_op(InitOp::kStorePut, 100 + i, 0, one);
+    send_op(InitOp::kStoreDrop, 11, 2, {});
+    abort();
+  }
+  InitMessage take{.op = static_cast<uint32_t>(InitOp::kStoreTake)};
+  std::string keys;
+  std::vector<gcs::base::Fd> fds;
+  do {
+    auto reply = CallInit(init, take, {});
+    if (!reply) return Say("store", reply.error().ToString());
+    for (size_t i = 0; i < reply->fds.size(); ++i) keys += std::to_string(reply->keys[i]) + " ";
+    for (auto& fd : reply->fds) fds.push_back(std::move(fd));
+    take.arg = reply->message.arg2;
+  } while (take.arg != 0);
+  Say("store", keys);
+  char text[8] = {};
+  const ssize_t n = fds.empty() ? -1 : read(fds[0].get(), text, sizeof text);
+  const ssize_t end = fds.empty() ? -1 : read(fds[0].get(), text + 4, 1);
+  Say("store-read", (n == 4 ? std::string(text, 4) : std::to_string(n)) + " then " + std::to_string(end));
 }
 
 void LeaveOrphans(int count) {
@@ -189,6 +249,7 @@ int main(int argc, char** argv) {
     if (flag == "--look") Look();
     if (flag == "--deaf") signal(SIGTERM, SIG_IGN);
     if (flag == "--garbage") SendGarbage(init);
+    if (flag == "--store") UseStore(init, starts);
     if (const char* count = value("orphans")) LeaveOrphans(static_cast<int>(strtol(count, nullptr, 10)));
     if (const char* ms = value("linger")) Linger(static_cast<int>(strtol(ms, nullptr, 10)));
     if (const char* until = value("crash-until"); until != nullptr && starts < strtoul(until, nullptr, 10))
