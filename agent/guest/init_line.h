@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -12,7 +14,8 @@
 
 namespace gcs::guest {
 
-// The agent's way to PID 1, which alone can end the machine. Any thread; calls may block for some seconds.
+// The agent's way to PID 1, which alone can end the machine and holds descriptors across lives of the agent.
+// Any thread; calls but Drop may block for some seconds.
 class InitLine {
  public:
   // Takes over the descriptor that GCS_INIT_FD names and removes the variable. Without it every call answers
@@ -30,12 +33,26 @@ class InitLine {
   base::Result<> PowerOff(uint32_t grace_ms);
   base::Result<> Reboot(uint32_t grace_ms);
 
+  // Stores copies of 1 to kMaxStoreFds descriptors under the keys from `first` on, in the place of what is
+  // there. ENOSPC when the store is full. After ETIMEDOUT they may or may not be stored.
+  base::Result<> Put(uint64_t first, std::span<const int> fds);
+  // Has init close what it holds under `count` keys from `first` on. Never waits: what init cannot take now
+  // is logged and asked for again before the next packet.
+  void Drop(uint64_t first, uint64_t count);
+  // All that is stored, in the order of the keys; init goes on holding it.
+  base::Result<std::vector<std::pair<uint64_t, base::Fd>>> TakeAll();
+
  private:
-  explicit InitLine(base::Fd fd) : fd_(std::move(fd)) {}
-  base::Result<base::InitMessage> Call(base::InitOp op, uint64_t arg);
+  explicit InitLine(base::Fd fd);
+  base::Result<base::InitPacket> Call(base::InitOp op, uint64_t arg, std::span<const int> fds = {});
+  void SendDrops();  // with drops_mutex_ held
 
   const base::Fd fd_;
-  std::mutex mutex_;  // one request at a time: replies carry no more than the op
+  std::mutex mutex_;  // one request at a time
+  uint32_t last_id_ = 0;
+  std::mutex drops_mutex_;
+  std::vector<std::pair<uint64_t, uint64_t>> drops_;  // not sent yet
+  bool drops_late_ = false;                           // said in the log
 };
 
 }  // namespace gcs::guest
