@@ -49,6 +49,8 @@ class ChildProcess {
 
   [[nodiscard]] int pid() const { return pid_; }
   [[nodiscard]] int pidfd() const { return pidfd_.get(); }
+  // What it waits on for its start; -1 from then on. Whoever has a copy can Attach.
+  [[nodiscard]] int sync() const { return sync_.get(); }
   // The pty master of a process with a terminal; to be taken once.
   base::Fd TakeConsole() { return std::move(console_); }
   // Lets it execute its program and waits until that has happened or failed. A process that failed ends with

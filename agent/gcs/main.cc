@@ -6,10 +6,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,7 +31,9 @@
 #include "guest/info.h"
 #include "guest/init_line.h"
 #include "guest/journal.h"
+#include "guest/keep.h"
 #include "guest/leftovers.h"
+#include "rpc/recover.h"
 #include "rpc/server.h"
 #include "rpc/services.h"
 #include "storage/storage.h"
@@ -71,11 +76,29 @@ void TellReady(transport::Dialer* dialer, uint32_t port) {
   }
 }
 
-// What the agent before this one left when it crashed: a clean slate, as nobody knows it any more. Only in a
-// machine that is the agent's alone, which is where init starts it. Trouble is no reason not to serve.
-void RemoveLeftovers(storage::Storage& storage) {
+constexpr std::string_view kMountKey = "mount/";
+
+// The mounts among the entries; takes them out.
+void RestoreMounts(guest::Keep& keep, storage::Storage& storage, std::vector<guest::Keep::Entry>& entries) {
+  for (guest::Keep::Entry& entry : entries) {
+    if (!entry.key.starts_with(kMountKey)) continue;
+    base::Fd connection = entry.fds.empty() ? base::Fd() : std::move(entry.fds[0]);
+    const std::string id = entry.key.substr(kMountKey.size());
+    if (auto restored = storage.Restore(id, entry.value, std::move(connection)); !restored) {
+      base::LogError("restore mount", restored.error());
+      keep.Remove(entry.key);
+    }
+  }
+  std::erase_if(entries, [](const guest::Keep::Entry& entry) { return entry.key.starts_with(kMountKey); });
+}
+
+// What the agent before this one left when it crashed and could not be taken over. Only in a machine that is
+// the agent's alone, which is where init starts it. Trouble is no reason not to serve.
+void RemoveLeftovers(storage::Storage& storage, const guest::Containers& containers) {
   const int64_t deadline_ns = base::MonotonicNs() + kLeftoversTimeoutNs;
-  const auto cgroups = guest::RemoveLeftovers({}, deadline_ns);
+  guest::LeftoverCgroups left;
+  left.living = containers.CgroupPaths();
+  const auto cgroups = guest::RemoveLeftovers(left, deadline_ns);
   if (!cgroups) base::LogError("containers of an earlier agent", cgroups.error());
   // Not in vain after a container that does not end: the mounts of others may go.
   const auto mounts =
@@ -117,7 +140,14 @@ base::Result<> Serve(const Options& options) {
 
   const std::unique_ptr<transport::Dialer> dialer =
       options.dial_unix.empty() ? transport::VsockDialer() : transport::UnixDialer(options.dial_unix);
-  guest::Journal journal;
+  std::unique_ptr<guest::Keep> keep;
+  std::vector<guest::Keep::Entry> kept;
+  if (init->connected() && options.containers) {
+    GCS_ASSIGN(keep, guest::Keep::Open(init.get()));
+    kept = keep->TakeEntries();
+  }
+  guest::Journal journal({}, keep.get());
+  journal.Restore(kept);
   uint32_t restarts = 0;
   if (init->connected()) {
     GCS_ASSIGN(restarts, init->Restarts());
@@ -127,15 +157,30 @@ base::Result<> Serve(const Options& options) {
   if (!devices) base::LogError("device events", devices.error());
 
   // Declared before the pools: their destructors run what is queued, which may use all of this.
-  storage::Storage storage(
-      {.default_dir = options.state_dir + "/mounts", .target_roots = {options.state_dir}});
-  if (init->connected() && options.containers) RemoveLeftovers(storage);
+  storage::StorageOptions storage_options{.default_dir = options.state_dir + "/mounts",
+                                          .target_roots = {options.state_dir}};
+  if (keep != nullptr) {
+    storage_options.keep = [&keep](const std::string& id, const std::string& text, int connection) {
+      const std::array fds{connection};
+      return keep->Put(std::string(kMountKey) + id, text, std::span(fds).first(connection < 0 ? 0 : 1));
+    };
+    storage_options.forget = [&keep](const std::string& id) { keep->Remove(std::string(kMountKey) + id); };
+  }
+  storage::Storage storage(std::move(storage_options));
   std::unique_ptr<guest::Containers> containers;
+  rpc::Core core;
+  std::vector<rpc::RequestCache::Open> open_calls;
+  std::vector<std::function<void()>> unfinished;
   if (options.containers) {
     containers = std::make_unique<guest::Containers>(
-        guest::Containers::Backends{loop.get(), engine.get(), &storage, &journal, dialer.get()});
+        guest::Containers::Backends{loop.get(), engine.get(), &storage, &journal, dialer.get(), keep.get()});
   }
-  rpc::Core core;
+  if (keep != nullptr) {
+    open_calls = core.requests.KeepIn(keep.get(), kept, base::MonotonicNs());
+    RestoreMounts(*keep, storage, kept);
+    unfinished = containers->Restore(std::move(kept));
+    RemoveLeftovers(storage, *containers);
+  }
   std::unique_ptr<rpc::Server> server;
   std::vector<std::unique_ptr<transport::Listener>> listeners;
   base::Pool quick_pool(kQuickThreads);
@@ -202,6 +247,13 @@ base::Result<> Serve(const Options& options) {
   if (options.port != 0) listen(transport::Endpoint::Vsock(options.port));
   if (!options.listen_unix.empty()) listen(transport::Endpoint::Unix(options.listen_unix));
   for (const auto& listener : listeners) listener->Start();
+  if (!open_calls.empty() || !unfinished.empty()) {
+    // In this order: what the calls were at is done or undone when they are answered.
+    work_pool.Post([&, tasks = std::move(unfinished)] {
+      for (const auto& task : tasks) task();
+      rpc::EndOpenCalls(core.requests, open_calls, *containers, storage, journal);
+    });
+  }
 
   loop->Run();
 

@@ -12,6 +12,7 @@
 
 #include "base/fd.h"
 #include "engine/engine.h"
+#include "guest/container_keep.h"
 #include "guest/containers.h"
 #include "stdio/process_io.h"
 
@@ -56,6 +57,7 @@ class Process {
   // Set before the process is in any table, constant from then on.
   engine::ChildProcess child;
   std::unique_ptr<stdio::ProcessIo> io;
+  std::shared_ptr<KeptProcess> kept;
   bool terminal = false;
   uint64_t oom_kills_before = 0;  // the cgroup's count at the start; constant once the program runs
 
@@ -90,6 +92,9 @@ class Container {
   std::function<void()> ended_meanwhile;  // what the first process's end is to cause once it does
 
   base::Fd memory_events;  // of the loop's thread: the cgroup's file of that name, or none
+
+  ContainerRecord record;  // as it is kept; under `life`
+  bool restored = false;   // of an agent that may have told what happens to it; constant
 
   // Constant from kCreated on, but for the cgroup's limits (under `life`).
   std::unique_ptr<engine::EngineContainer> engine;

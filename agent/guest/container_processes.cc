@@ -119,6 +119,9 @@ Result<Spawned> Containers::Exec(const ExecProcess& request, int64_t deadline_ns
   if (!spec) return undo(spec.error());
   auto config = MakeStdio(name, request.stdio, *spec, deadline_ns, request.cancel_fd);
   if (!config) return undo(config.error());
+  const auto kept =
+      std::make_shared<KeptProcess>(backends_.keep, ProcessKey(request.container_id, request.process_id));
+  config->closed = [kept](stdio::Part part) { kept->Closed(part); };
   auto io = stdio::ProcessIo::Create(backends_.loop, std::move(*config));
   if (!io) return undo(io.error());
 
@@ -126,6 +129,7 @@ Result<Spawned> Containers::Exec(const ExecProcess& request, int64_t deadline_ns
   answer.timings.push_back({"stdio", base::MonotonicNs() - begin});
   const auto process = std::make_shared<Process>(request.container_id, request.process_id);
   process->terminal = spec->terminal;
+  process->kept = kept;
   auto child =
       backends_.engine->Exec(*container->engine, *spec,
                              {.stdio = {io->child.in.get(), io->child.out.get(), io->child.err.get()},
@@ -143,6 +147,7 @@ Result<Spawned> Containers::Exec(const ExecProcess& request, int64_t deadline_ns
     if (auto killed = process->child.Signal(SIGKILL); !killed && killed.error().err != ESRCH) {
       base::LogError("kill process", killed.error());
     }
+    kept->Remove();
     Watch(container, process);
     return undo(std::move(error));
   };
@@ -155,7 +160,17 @@ Result<Spawned> Containers::Exec(const ExecProcess& request, int64_t deadline_ns
   if (IsCancelled(request.cancel_fd)) return abandon(cancelled);
   process->oom_kills_before = container->engine->cgroup->OomKills();
   const int64_t ready = base::MonotonicNs();
+  const ProcessRecord record{.pid = answer.pid,
+                             .terminal = process->terminal,
+                             .stdio = request.stdio,
+                             .starting = true,
+                             .started_at_ns = process->started_at_ns,
+                             .oom_kills_before = process->oom_kills_before};
+  if (auto put = kept->Put(record, process->child.pidfd(), process->child.sync(), *process->io); !put)
+    return abandon(put.error());
   if (auto started = process->child.Start(deadline_ns); !started) return abandon(started.error());
+  kept->Change([](ProcessRecord& changed) { changed.starting = false; });
+  kept->DropSync();
   if (IsCancelled(request.cancel_fd)) return abandon(cancelled);
   answer.timings.push_back({"start", base::MonotonicNs() - ready});
   {
@@ -309,6 +324,7 @@ Result<> Containers::DeleteProcess(const std::string& container_id, const std::s
   // Unless a concurrent delete was first and the id is in use again.
   if (const auto it = container->processes.find(process_id);
       it != container->processes.end() && it->second == process) {
+    process->kept->Remove();
     container->processes.erase(it);
   }
   return {};

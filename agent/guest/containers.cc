@@ -178,7 +178,10 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
     const std::lock_guard lock(mutex_);
     if (!containers_.emplace(id, container).second) return MakeError(EEXIST, "create container", id);
   }
+  const auto process = std::make_shared<Process>(id, "");
+  process->kept = std::make_shared<KeptProcess>(backends_.keep, ProcessKey(id, ""));
   const auto undo = [&](base::Error error) -> std::unexpected<base::Error> {
+    process->kept->Remove();
     backends_.storage->Disown(id);
     const std::lock_guard lock(mutex_);
     containers_.erase(id);
@@ -205,11 +208,11 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
   }
   auto config = MakeStdio(id, request.stdio, *spec->process, deadline_ns, request.cancel_fd);
   if (!config) return undo(config.error());
+  config->closed = [kept = process->kept](stdio::Part part) { kept->Closed(part); };
   auto io = stdio::ProcessIo::Create(backends_.loop, std::move(*config));
   if (!io) return undo(io.error());
   const int64_t prepared = base::MonotonicNs();
 
-  const auto process = std::make_shared<Process>(id, "");
   process->terminal = spec->process->terminal;
   std::optional<net::DeviceMoves> net_devices;
   auto made = backends_.engine->CreateContainer(
@@ -243,13 +246,24 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
       return destroy(attached.error());
   }
   if (IsCancelled(request.cancel_fd)) return destroy({"create container", ECANCELED, id, {}});
+  const ProcessRecord record{.pid = answer.pid, .terminal = process->terminal, .stdio = request.stdio};
+  container->record = {.cgroup_path = made->cgroup->path(),
+                       .created_at_ns = base::RealtimeNs(),
+                       .labels = request.labels,
+                       .owned_mounts = request.owned_mounts};
+  if (auto kept = process->kept->Put(record, made->init.pidfd(), made->init.sync(), *io->io); !kept)
+    return destroy(kept.error());
+  if (auto kept = KeepContainer(*container, request); !kept) {
+    ForgetKept(id);
+    return destroy(kept.error());
+  }
   process->io = std::move(io->io);
   process->child = std::move(made->init);
   {
     const std::lock_guard lock(container->mutex);
     container->engine = std::make_unique<engine::EngineContainer>(std::move(*made));
     container->init = process;
-    container->created_at_ns = base::RealtimeNs();
+    container->created_at_ns = container->record.created_at_ns;
     container->status = ContainerStatus::kCreated;
   }
   backends_.journal->Append(id, "", ContainerCreated{answer.pid});
@@ -322,10 +336,11 @@ void Containers::Finish(const std::shared_ptr<Container>& container, const std::
     if (process->id.empty()) container->status = ContainerStatus::kStopped;
     exit.started_at_ns = process->started_at_ns;
     process->exit = exit;
+    process->kept->Change([&](ProcessRecord& record) { record.exit = exit; });
     waiters.swap(process->waiters);
     process->ended.notify_all();
   }
-  backends_.journal->Append(container->id, process->id, ProcessExited{exit});
+  Tell(*container, process->id, ProcessExited{exit});
   for (auto& [id, done] : waiters) done(exit);
   const std::lock_guard lock(mutex_);
   for (const auto& [id, done] : waiters) waits_.erase(id);
@@ -344,7 +359,14 @@ Result<std::vector<Timing>> Containers::Start(const std::string& container_id, i
     container->init->started_at_ns = base::RealtimeNs();
   }
   container->init->oom_kills_before = container->engine->cgroup->OomKills();
+  container->init->kept->Change([&](ProcessRecord& record) {
+    record.starting = true;
+    record.started_at_ns = container->init->started_at_ns;
+    record.oom_kills_before = container->init->oom_kills_before;
+  });
   const auto started = backends_.engine->Start(*container->engine, container->init->child, deadline_ns);
+  container->init->kept->Change([](ProcessRecord& record) { record.starting = false; });
+  container->init->kept->DropSync();
   std::function<void()> ended;
   {
     const std::lock_guard lock(container->mutex);
@@ -352,7 +374,7 @@ Result<std::vector<Timing>> Containers::Start(const std::string& container_id, i
     ended.swap(container->ended_meanwhile);
     if (started) {
       container->status = ContainerStatus::kRunning;
-      backends_.journal->Append(container_id, "", ContainerStarted{});
+      Tell(*container, "", ContainerStarted{});
     }
   }
   if (ended) backends_.loop->Post(std::move(ended));
@@ -382,6 +404,9 @@ Result<std::vector<Timing>> Containers::Delete(const std::string& container_id, 
   if (status != ContainerStatus::kStopped && !force)
     return std::unexpected(WrongState("delete container", *container));
   const int64_t begin = base::MonotonicNs();
+  container->record.deleting = true;
+  if (backends_.keep != nullptr)
+    GCS_TRY(backends_.keep->Update(ContainerKey(container_id), Encode(container->record)));
   GCS_TRY(container->engine->cgroup->Kill());
   if (!AwaitExit(*container->init, deadline_ns)) {
     return MakeError(ETIMEDOUT, "delete container", container_id, "its first process did not end in time");
@@ -400,7 +425,12 @@ Result<std::vector<Timing>> Containers::Delete(const std::string& container_id, 
     const std::lock_guard lock(mutex_);
     containers_.erase(container_id);
   }
-  backends_.journal->Append(container_id, "", ContainerDeleted{});
+  Tell(*container, "", ContainerDeleted{});
+  ForgetKept(container_id);
+  container->init->kept->Remove();
+  for (const auto& [id, process] : container->processes) {
+    if (process != nullptr) process->kept->Remove();
+  }
   // The container is gone all the same; its mounts have no owner now and can be unmounted by id.
   if (!released) return std::unexpected(released.error());
   return std::vector<Timing>{

@@ -18,6 +18,7 @@
 #include "engine/engine.h"
 #include "guest/exit_status.h"
 #include "guest/journal.h"
+#include "guest/keep.h"
 #include "stdio/process_io.h"
 #include "storage/storage.h"
 #include "transport/dialer.h"
@@ -101,6 +102,7 @@ struct ContainerStats {
 
 class Container;
 class Process;
+struct ContainerRecord;
 
 // All containers of the VM. Any thread may call anything. Calls block for as long as their work takes (so: on
 // a pool thread), but Wait, Signal, List, State and Attach never wait for a Create, Start, Delete, Pause or
@@ -117,11 +119,19 @@ class Containers {
     storage::Storage* storage;
     Journal* journal;
     transport::Dialer* dialer;
+    Keep* keep = nullptr;  // null: nothing outlives the agent
   };
   explicit Containers(Backends backends);
   ~Containers();  // kills and removes what is left
   Containers(const Containers&) = delete;
   Containers& operator=(const Containers&) = delete;
+
+  // Takes over what an agent that crashed has left of its containers, before anything else is called: they
+  // run on, their streams go on, an exit that happened meanwhile is told. Returns what is left to be done for
+  // those that it was in the middle of starting or deleting: to be run on pool threads once the loop runs.
+  std::vector<std::function<void()>> Restore(std::vector<Keep::Entry> entries);
+  // cgroups of all containers that there are.
+  [[nodiscard]] std::vector<std::string> CgroupPaths() const;
 
   base::Result<Spawned> Create(const CreateContainer& request, int64_t deadline_ns);
   base::Result<std::vector<Timing>> Start(const std::string& container_id, int64_t deadline_ns);
@@ -172,6 +182,14 @@ class Containers {
                                                      const std::string& process_id) const;
   base::Result<stdio::Config> MakeStdio(const std::string& name, const StdioRequest& request,
                                         const engine::Process& process, int64_t deadline_ns, int cancel_fd);
+  void Tell(const Container& container, const std::string& process_id, EventBody body);
+  base::Result<> KeepContainer(Container& container, const CreateContainer& request);
+  void ForgetKept(const std::string& container_id);
+  base::Result<std::shared_ptr<Container>> RestoreContainer(const std::string& container_id,
+                                                            const std::string& config,
+                                                            ContainerRecord record);
+  base::Result<std::shared_ptr<Process>> RestoreProcess(Container& container, const std::string& process_id,
+                                                        Keep::Entry entry);
   void Watch(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process);
   void WatchMemory(const std::shared_ptr<Container>& container);
   void ForgetMemory(const std::shared_ptr<Container>& container);

@@ -2,9 +2,12 @@
 #include "guest/journal.h"
 
 #include <algorithm>
+#include <ranges>
 #include <utility>
 
 #include "base/clock.h"
+#include "base/log.h"
+#include "guest/event_text.h"
 
 namespace gcs::guest {
 
@@ -16,19 +19,62 @@ size_t SizeOf(const Event& event) {
   return size;
 }
 
+std::string KeyOf(uint64_t sequence) { return std::string(Journal::kEventKey) + std::to_string(sequence); }
+
 }  // namespace
 
-Journal::Journal(Limits limits) : limits_(limits) {}
+Journal::Journal(Limits limits, Keep* keep) : limits_(limits), keep_(keep) {}
 
-uint64_t Journal::Append(std::string container_id, std::string process_id, EventBody body) {
+void Journal::Restore(const std::vector<Keep::Entry>& entries) {
   const std::lock_guard lock(mutex_);
-  Event event{++newest_, base::RealtimeNs(), std::move(container_id), std::move(process_id), std::move(body)};
-  bytes_ += SizeOf(event);
-  events_.push_back(std::move(event));
+  for (const Keep::Entry& entry : entries) {
+    if (!entry.key.starts_with(kEventKey)) continue;
+    auto event = DecodeEvent(entry.value);
+    if (!event || event->sequence <= newest_) {
+      base::LogError("restore event", event
+                                          ? base::Error{"read kept event", EINVAL, entry.key, "out of order"}
+                                          : event.error());
+      continue;
+    }
+    newest_ = event->sequence;
+    bytes_ += SizeOf(*event);
+    events_.push_back(std::move(*event));
+  }
+  Trim();
+}
+
+void Journal::Trim() {
   while (events_.size() > 1 && (events_.size() > limits_.events || bytes_ > limits_.bytes)) {
+    if (keep_ != nullptr) keep_->Remove(KeyOf(events_.front().sequence));
     bytes_ -= SizeOf(events_.front());
     events_.pop_front();
   }
+}
+
+uint64_t Journal::Append(std::string container_id, std::string process_id, EventBody body) {
+  const std::lock_guard lock(mutex_);
+  return AppendLocked(std::move(container_id), std::move(process_id), std::move(body));
+}
+
+void Journal::AppendOnce(const std::string& container_id, const std::string& process_id, EventBody body) {
+  const std::lock_guard lock(mutex_);
+  for (const Event& event : std::views::reverse(events_)) {
+    if (event.container_id != container_id) continue;
+    if (event.process_id == process_id && event.body.index() == body.index()) return;
+    if (std::holds_alternative<ContainerCreated>(event.body)) break;
+  }
+  AppendLocked(container_id, process_id, std::move(body));
+}
+
+uint64_t Journal::AppendLocked(std::string container_id, std::string process_id, EventBody body) {
+  Event event{++newest_, base::RealtimeNs(), std::move(container_id), std::move(process_id), std::move(body)};
+  if (keep_ != nullptr) {
+    if (auto kept = keep_->Put(KeyOf(event.sequence), EncodeEvent(event)); !kept)
+      base::LogError("keep event", kept.error());
+  }
+  bytes_ += SizeOf(event);
+  events_.push_back(std::move(event));
+  Trim();
   for (const auto& [id, wake] : watches_) wake();
   return newest_;
 }

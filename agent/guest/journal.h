@@ -8,11 +8,13 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
 #include "base/error.h"
 #include "guest/exit_status.h"
+#include "guest/keep.h"
 
 namespace gcs::guest {
 
@@ -68,12 +70,20 @@ class Journal {
     size_t bytes = 1 << 20;  // of the events as they lie in memory
   };
 
-  explicit Journal(Limits limits = {8192, 1 << 20});
+  // With a Keep the events outlive the agent: begins with those of `entries` (keys that start with kEventKey)
+  // and keeps what is appended.
+  explicit Journal(Limits limits = {8192, 1 << 20}, Keep* keep = nullptr);
+  static constexpr std::string_view kEventKey = "event/";
+  void Restore(const std::vector<Keep::Entry>& entries);
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
 
   // Returns the event's sequence number.
   uint64_t Append(std::string container_id, std::string process_id, EventBody body);
+
+  // The same unless the journal tells of it already: since the creation of the container, of this process and
+  // with this kind of body. For what an agent that crashed may or may not have told.
+  void AppendOnce(const std::string& container_id, const std::string& process_id, EventBody body);
 
   // Events after the cursor, oldest first, at most `limit` (at least 1). A cursor of 0 begins at the oldest
   // event kept; any other whose successor is no longer kept yields an EventGap first. ERANGE for a cursor
@@ -89,7 +99,11 @@ class Journal {
   void RemoveWatch(uint64_t id);
 
  private:
+  uint64_t AppendLocked(std::string container_id, std::string process_id, EventBody body);
+  void Trim();
+
   const Limits limits_;
+  Keep* const keep_;
   mutable std::mutex mutex_;
   std::deque<Event> events_;
   size_t bytes_ = 0;

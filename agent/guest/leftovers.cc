@@ -27,17 +27,18 @@ constexpr int kDeepest = 64;  // of the cgroups that a container made below its 
 
 struct Leftover {
   int parent;
+  std::string path;  // below the root, for comparison
   std::string name;
   Fd dir;
 };
 
 // Directories are opened by descriptor: a container chooses the names and the depth below its cgroup.
-Result<std::vector<Leftover>> Children(int dir) {
+Result<std::vector<Leftover>> Children(int dir, const std::string& path) {
   GCS_ASSIGN(const std::vector<std::string> names, base::ListDir("/proc/self/fd/" + std::to_string(dir)));
   std::vector<Leftover> children;
   for (const std::string& name : names) {
     auto child = base::OpenFileAt(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    if (child) children.push_back({dir, name, std::move(*child)});
+    if (child) children.push_back({dir, path + "/" + name, name, std::move(*child)});
   }
   return children;
 }
@@ -59,7 +60,7 @@ Result<> AwaitEmpty(const Leftover& cgroup, int64_t deadline_ns) {
 
 Result<> RemoveTree(const Leftover& cgroup, int depth) {
   if (depth < kDeepest) {
-    GCS_ASSIGN(const std::vector<Leftover> children, Children(cgroup.dir.get()));
+    GCS_ASSIGN(const std::vector<Leftover> children, Children(cgroup.dir.get(), cgroup.path));
     for (const Leftover& child : children) GCS_TRY(RemoveTree(child, depth + 1));
   }
   if (unlinkat(cgroup.parent, cgroup.name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
@@ -71,7 +72,7 @@ Result<> RemoveTree(const Leftover& cgroup, int depth) {
 
 Result<size_t> RemoveLeftovers(const LeftoverCgroups& cgroups, int64_t deadline_ns) {
   GCS_ASSIGN(const Fd root, base::OpenFile(cgroups.mount, O_RDONLY | O_DIRECTORY));
-  GCS_ASSIGN(std::vector<Leftover> left, Children(root.get()));
+  GCS_ASSIGN(std::vector<Leftover> left, Children(root.get(), ""));
   std::erase_if(left, [&](const Leftover& one) {
     return std::ranges::find(cgroups.kept, one.name) != cgroups.kept.end();
   });
@@ -80,9 +81,14 @@ Result<size_t> RemoveLeftovers(const LeftoverCgroups& cgroups, int64_t deadline_
   if (const auto it = std::ranges::find(left, cgroups.parent, &Leftover::name); it != left.end()) {
     parent = std::move(*it);
     left.erase(it);
-    GCS_ASSIGN(std::vector<Leftover> below, Children(parent->dir.get()));
+    GCS_ASSIGN(std::vector<Leftover> below, Children(parent->dir.get(), parent->path));
     std::ranges::move(below, std::back_inserter(left));
   }
+  std::erase_if(left, [&](const Leftover& one) {
+    return std::ranges::any_of(cgroups.living, [&](const std::string& living) {
+      return living == one.path || living.starts_with(one.path + "/");
+    });
+  });
   // All first, so that they end at the same time.
   Result<> first;
   const auto note = [&](const Result<>& result) {

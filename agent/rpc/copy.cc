@@ -182,7 +182,7 @@ class Incoming final : public grpc::ServerReadReactor<v1::CopyInRequest> {
       const bool parsed = !answer.status.ok() || self->response_.ParseFromString(answer.response);
       self->Finish(parsed ? answer.status : ToStatus({"decode kept answer", EIO, {}, {}}), true);
     };
-    if (!core_.requests.Begin(key, repeat, base::MonotonicNs())) return false;
+    if (!core_.requests.Begin(key, {}, repeat, base::MonotonicNs())) return false;
     waits_ = false;
     key_ = std::move(key);
     return true;

@@ -9,16 +9,18 @@
 #include <list>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
 #include "base/clock.h"
+#include "guest/keep.h"
 
 namespace gcs::rpc {
 
 // Makes mutating calls repeatable: the first call with a key acts, every later one gets its answer; those
 // that come while it still acts wait for it. Answers are kept for a time and within bounds, the oldest given
-// up first; calls that act are always kept. Any thread.
+// up first; calls that act are always kept. With a Keep all of it outlives the agent. Any thread.
 class RequestCache {
  public:
   struct Answer {
@@ -34,13 +36,27 @@ class RequestCache {
   };
 
   explicit RequestCache(Limits limits = {600 * base::kNsPerSec, 4096, 4 << 20});
+  // A call that an agent that crashed was at.
+  struct Open {
+    std::string key;  // "ContainerService.Create\n<request id>"
+    std::string subject;
+    int64_t begun_ns = 0;  // CLOCK_REALTIME
+  };
+  // Before the first Begin. Takes over what an earlier agent has answered and what it was at. Each of the
+  // latter is to be ended by Complete or Abort; until then its repetitions wait.
+  std::vector<Open> KeepIn(guest::Keep* keep, const std::vector<guest::Keep::Entry>& entries, int64_t now_ns);
   RequestCache(const RequestCache&) = delete;
   RequestCache& operator=(const RequestCache&) = delete;
 
   // True: the key is new, and the caller acts and calls Complete exactly once. False: `deliver` is called
   // once with the first call's answer, now or at its Complete. `now_ns` is CLOCK_MONOTONIC.
-  bool Begin(const std::string& key, Deliver deliver, int64_t now_ns);
+  // `subject` is what the call is about, for who has to end it after a crash.
+  bool Begin(const std::string& key, std::string_view subject, Deliver deliver, int64_t now_ns);
   void Complete(const std::string& key, const Answer& answer, int64_t now_ns);
+
+  // Nothing has come of the call: whoever repeats it acts anew. Those that wait for it are told to
+  // (UNAVAILABLE).
+  void Abort(const std::string& key);
 
   [[nodiscard]] size_t entries() const;
 
@@ -52,10 +68,12 @@ class RequestCache {
     int64_t expires_ns = 0;
     std::list<std::string>::iterator place;  // in completed_, when complete
   };
+  void Insert(const std::string& key, Entry& entry, const Answer& answer, int64_t expires_ns);
   void Drop(int64_t now_ns);
   static size_t SizeOf(const std::string& key, const Entry& entry);
 
   const Limits limits_;
+  guest::Keep* keep_ = nullptr;
   mutable std::mutex mutex_;
   std::unordered_map<std::string, Entry> entries_;
   std::list<std::string> completed_;  // keys, oldest answer first

@@ -84,6 +84,16 @@ std::string ObjectOf(const Request& request) {
   }
 }
 
+// The same with the process, as rpc/recover.h reads it.
+template <typename Request>
+std::string SubjectOf(const Request& request) {
+  if constexpr (requires { request.process_id(); }) {
+    return ObjectOf(request) + '\n' + request.process_id();
+  } else {
+    return ObjectOf(request);
+  }
+}
+
 // The way of every unary call: request id, handler, status, log line.
 template <typename Request, typename Response>
 grpc::ServerUnaryReactor* Serve(Core& core, std::string_view method, Access access,
@@ -113,7 +123,7 @@ grpc::ServerUnaryReactor* Serve(Core& core, std::string_view method, Access acce
   }
   std::string key = std::string(method) + '\n' + request_id;
   const bool first = core.requests.Begin(
-      key,
+      key, SubjectOf(*request),
       [response, finish](const RequestCache::Answer& answer) {
         if (answer.status.ok() && !response->ParseFromString(answer.response)) {
           finish(ToStatus({"decode kept answer", EIO, {}, {}}), true);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "stdio/core.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -86,14 +87,20 @@ base::Result<> Core::Restore(std::map<Part, base::Fd>& parts) {
   return {};
 }
 
-std::vector<std::pair<Part, int>> Core::Parts() const {
+base::Result<std::vector<std::pair<Part, base::Fd>>> Core::Parts() const {
   const std::lock_guard lock(mutex_);
   std::vector<std::pair<Part, int>> parts;
   in_.AddParts(parts);
   out_.AddParts(parts);
   err_.AddParts(parts);
   if (master_ && master_->open()) parts.emplace_back(Part::kMaster, master_->fd());
-  return parts;
+  std::vector<std::pair<Part, base::Fd>> copies;
+  for (const auto& [part, fd] : parts) {
+    base::Fd copy(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+    if (!copy) return base::ErrnoError("dup", name_);
+    copies.emplace_back(part, std::move(copy));
+  }
+  return copies;
 }
 
 void Core::Closed(Part part) {

@@ -41,7 +41,7 @@ class Core final : public Host, public std::enable_shared_from_this<Core> {
   StdinState Stdin() const;
   OutputState StateOf(Stream stream) const;
   bool terminal() const { return terminal_; }
-  std::vector<std::pair<Part, int>> Parts() const;
+  base::Result<std::vector<std::pair<Part, base::Fd>>> Parts() const;
 
   // Loop thread.
   void Start();

@@ -61,7 +61,7 @@ base::Result<std::unique_ptr<ProcessIo>> ProcessIo::Restore(base::Loop* loop, Co
   return std::unique_ptr<ProcessIo>(new ProcessIo(std::move(core)));
 }
 
-std::vector<std::pair<Part, int>> ProcessIo::Parts() const { return core_->Parts(); }
+base::Result<std::vector<std::pair<Part, base::Fd>>> ProcessIo::Parts() const { return core_->Parts(); }
 
 ProcessIo::~ProcessIo() {
   base::Loop* const loop = core_->loop();

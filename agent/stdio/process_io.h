@@ -201,8 +201,8 @@ class ProcessIo {
 
   [[nodiscard]] OutputState Output(Stream stream) const;
   [[nodiscard]] StdinState Stdin() const;
-  // What there is open now; the descriptors stay the ProcessIo's.
-  [[nodiscard]] std::vector<std::pair<Part, int>> Parts() const;
+  // Copies of what there is open now.
+  [[nodiscard]] base::Result<std::vector<std::pair<Part, base::Fd>>> Parts() const;
 
  private:
   explicit ProcessIo(std::shared_ptr<Core> core) : core_(std::move(core)) {}

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "storage/mount_api.h"
 #include "storage/mount_dirs.h"
 #include "storage/storage.h"
+#include "storage/storage_entry.h"
 
 namespace gcs::storage {
 
@@ -42,7 +44,13 @@ Result<size_t> Storage::ReleaseLeftovers(const Wait& wait) {
   GCS_ASSIGN(std::vector<base::MountInfo> mounts, ReadMounts());
   std::map<uint64_t, uint64_t> parents;
   for (const base::MountInfo& mount : mounts) parents[mount.id] = mount.parent;
+  std::set<std::string> ours;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, entry] : entries_) ours.insert(entry->info.path);
+  }
   std::erase_if(mounts, [&](const base::MountInfo& mount) {
+    if (ours.contains(mount.target)) return true;
     return std::ranges::none_of(options_.target_roots, [&](const std::string& root) {
       return mount.target.size() > root.size() && IsAtOrBelow(mount.target, root);
     });

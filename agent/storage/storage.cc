@@ -19,6 +19,7 @@
 #include "storage/mount_api.h"
 #include "storage/mount_build.h"
 #include "storage/mount_dirs.h"
+#include "storage/storage_entry.h"
 
 namespace gcs::storage {
 
@@ -79,21 +80,6 @@ std::string_view MountKindName(MountKind kind) {
   }
   return "?";
 }
-
-struct Storage::Entry {
-  enum class State : uint8_t { kMounting, kMounted, kUnmounting };
-
-  State state = State::kMounting;
-  uint64_t sequence = 0;
-  MountInfo info;
-  std::set<std::string> users;
-  uint64_t kernel_id = 0;
-  std::string scratch;  // overlays: mount id, path and directory of the upper layer
-  std::string scratch_path;
-  std::string scratch_dir;
-  bool discard = false;
-  std::shared_ptr<Fd> connection;  // shares: to the file server
-};
 
 // A mount to be made: what is known before, and how to make it.
 struct Storage::Plan {
@@ -195,6 +181,7 @@ Result<> Storage::Admit(Plan& plan) {
 }
 
 void Storage::Forget(const std::string& mount_id) {
+  if (options_.forget) options_.forget(mount_id);
   const std::lock_guard lock(mutex_);
   entries_.erase(mount_id);
 }
@@ -227,7 +214,14 @@ Result<Mounted> Storage::Mount(const std::shared_ptr<Plan>& plan, const Wait& wa
     GCS_ASSIGN(const Fd directory, dirs_->Make(path));
     auto attached = Attach(detached.get(), directory.get(), path);
     watch.Lap("attach");
-    if (!attached) dirs_->Remove(path);
+    if (attached) {
+      auto kept = Keep(*plan->entry);
+      if (kept) return kept;
+      if (auto gone = UnmountAt(path, plan->entry->kernel_id); !gone)
+        base::LogError("mount that can't be kept", gone.error());
+      attached = std::move(kept);
+    }
+    dirs_->Remove(path);
     return attached;
   };
   const auto work = [this, plan, mount](Job& running) -> Result<> {

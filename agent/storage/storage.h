@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -98,6 +99,12 @@ struct StorageOptions {
   std::string sysfs = "/sys";
   std::string dev = "/dev";
   size_t max_workers = 16;  // kernel calls that may hang at the same time
+  // What is to outlive the agent: the description of a mount as Restore wants it, with the descriptor of its
+  // connection (-1: none) to be copied, as soon as it is there and before the call is answered. Any thread.
+  std::function<base::Result<>(const std::string& mount_id, const std::string& description, int connection)>
+      keep;
+  // The mount is gone.
+  std::function<void(const std::string& mount_id)> forget;
 };
 
 // All mounts that the agent made for the host, by mount id.
@@ -130,9 +137,13 @@ class Storage {
   // connection is then shut down, which ends the kernel's wait for a server that says nothing.
   base::Result<> Unmount(const std::string& mount_id, const Wait& wait);
 
-  // Unmounts what an earlier life of the agent left below the target roots, innermost first, and removes the
-  // directories. Before the first mount. Returns how many are gone; goes on after a failure and returns the
-  // first.
+  // Takes over a mount that an earlier life of the agent made. Before the first mount. ESTALE: it is not
+  // there any more.
+  base::Result<> Restore(const std::string& mount_id, std::string_view description, base::Fd connection);
+
+  // Unmounts what else an earlier life of the agent left below the target roots, innermost first, and removes
+  // the directories. Before the first mount. Returns how many are gone; goes on after a failure and returns
+  // the first.
   base::Result<size_t> ReleaseLeftovers(const Wait& wait);
 
   // Oldest first.
@@ -169,6 +180,7 @@ class Storage {
   base::Result<> AdmitTarget(MountInfo& info);
   base::Result<std::shared_ptr<Entry>> FindMounted(const std::string& mount_id);
 
+  base::Result<> Keep(const Entry& entry) const;
   void Forget(const std::string& mount_id);
 
   const StorageOptions options_;

@@ -17,7 +17,8 @@ RequestCache::Answer Ok(std::string response) { return {grpc::Status::OK, std::m
 // The answer that a repetition gets, or "new".
 std::string Repeat(RequestCache& cache, const std::string& key, int64_t now) {
   std::string got = "waits";
-  if (cache.Begin(key, [&](const RequestCache::Answer& answer) { got = answer.response; }, now)) return "new";
+  if (cache.Begin(key, {}, [&](const RequestCache::Answer& answer) { got = answer.response; }, now))
+    return "new";
   return got;
 }
 
@@ -32,21 +33,21 @@ TEST_CASE("a repeated key gets the first answer until its time is over") {
 
 TEST_CASE("failures are answers too") {
   RequestCache cache;
-  CHECK(cache.Begin("a", nullptr, 0));
+  CHECK(cache.Begin("a", {}, nullptr, 0));
   cache.Complete("a", {grpc::Status(grpc::StatusCode::NOT_FOUND, "no such thing", "details"), ""}, 0);
   grpc::Status status;
-  CHECK(!cache.Begin("a", [&](const RequestCache::Answer& answer) { status = answer.status; }, 1));
+  CHECK(!cache.Begin("a", {}, [&](const RequestCache::Answer& answer) { status = answer.status; }, 1));
   CHECK(status.error_code() == grpc::StatusCode::NOT_FOUND);
   CHECK(status.error_details() == "details");
 }
 
 TEST_CASE("repetitions during the act wait for its answer") {
   RequestCache cache;
-  CHECK(cache.Begin("a", nullptr, 0));
+  CHECK(cache.Begin("a", {}, nullptr, 0));
   int delivered = 0;
   for (int i = 0; i < 3; ++i) {
     CHECK(!cache.Begin(
-        "a", [&](const RequestCache::Answer& answer) { delivered += answer.response == "x"; }, 0));
+        "a", {}, [&](const RequestCache::Answer& answer) { delivered += answer.response == "x"; }, 0));
   }
   CHECK(delivered == 0);
   cache.Complete("a", Ok("x"), 0);
@@ -81,7 +82,8 @@ TEST_CASE("of many threads with one key exactly one acts") {
     for (int i = 0; i < 4; ++i) {
       threads.emplace_back([&] {
         if (cache.Begin(
-                key, [&](const RequestCache::Answer& answer) { answers += answer.response == "done"; }, 0)) {
+                key, {}, [&](const RequestCache::Answer& answer) { answers += answer.response == "done"; },
+                0)) {
           ++acts;
           cache.Complete(key, Ok("done"), 0);
         }

@@ -27,8 +27,10 @@ Config StreamConfigOf(Mode mode) {
 
 // Copies, as the descriptor store has them.
 Parts Keep(const ProcessIo& io) {
+  auto parts = io.Parts();
+  REQUIRE(parts);
   Parts kept;
-  for (const auto& [part, fd] : io.Parts()) kept[part] = base::Fd(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+  for (auto& [part, fd] : *parts) kept[part] = std::move(fd);
   return kept;
 }
 

@@ -61,9 +61,12 @@ class LoopThread {
 // What the memory files of a process hold, in bytes.
 inline uint64_t RingMemory(const ProcessIo& io) {
   uint64_t bytes = 0;
-  for (const auto& [part, fd] : io.Parts()) {
+  const auto parts = io.Parts();
+  REQUIRE(parts);
+  for (const auto& [part, fd] : *parts) {
     struct stat info{};
-    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode)) bytes += static_cast<uint64_t>(info.st_blocks) * 512;
+    if (fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode))
+      bytes += static_cast<uint64_t>(info.st_blocks) * 512;
   }
   return bytes;
 }

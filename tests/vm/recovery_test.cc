@@ -4,10 +4,13 @@
 #include <linux/fs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/paths.h"
@@ -19,41 +22,110 @@ namespace {
 
 void Pause(int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
-// In the VM's own pid namespace, and if asked in a cgroup that is not below the usual one.
-void EditConfig(std::string& config, bool own_pids, const std::string& cgroup) {
-  auto json = nlohmann::json::parse(config);
-  auto& namespaces = json["linux"]["namespaces"];
-  for (size_t i = 0; i < namespaces.size() && !own_pids; ++i) {
-    if (namespaces[i]["type"] == "pid") namespaces.erase(i--);
-  }
-  if (!cgroup.empty()) json["linux"]["cgroupsPath"] = cgroup;
-  config = json.dump();
-}
-
-// Created and started by id, which TestContainer chooses by itself.
-void StartContainer(const std::string& id, const std::vector<std::string>& args, bool own_pids = true,
-                    const std::string& cgroup = {}) {
+// A container with its own root, made by id; TestContainer chooses one by itself and deletes it.
+struct Settings {
+  std::vector<std::string> args;
+  bool own_pids = true;  // else in the VM's pid namespace
+  bool terminal = false;
+};
+void Create(const std::string& id, const Settings& settings, const std::string& request_id = {}) {
   TestVm& vm = TestVm::Get();
   const auto root = vm.storage().MountRoot(id, vm.layers(), 0);
   REQUIRE_MESSAGE(root, Why(root));
-  host::ContainerSettings settings;
-  settings.root_path = root->path;
-  settings.args = args;
-  auto config = host::MakeOciConfig({}, settings);
+  host::ContainerSettings container;
+  container.root_path = root->path;
+  container.args = settings.args;
+  container.terminal = settings.terminal;
+  auto config = host::MakeOciConfig({}, container);
   REQUIRE_MESSAGE(config, Why(config));
-  EditConfig(*config, own_pids, cgroup);
+  if (!settings.own_pids) {
+    auto json = nlohmann::json::parse(*config);
+    auto& namespaces = json["linux"]["namespaces"];
+    for (size_t i = 0; i < namespaces.size(); ++i) {
+      if (namespaces[i]["type"] == "pid") namespaces.erase(i--);
+    }
+    *config = json.dump();
+  }
   v1::CreateContainerRequest create;
+  create.set_request_id(request_id);
   create.set_container_id(id);
   create.set_config_json(*config);
+  create.mutable_stdio()->mutable_stdin()->set_mode(v1::StreamSpec::MODE_STREAM);
   create.mutable_stdio()->mutable_stdout()->set_mode(v1::StreamSpec::MODE_STREAM);
   for (const std::string& mount : root->mount_ids) create.add_owned_mounts(mount);
   const auto created = vm.client().Call(create);
   REQUIRE_MESSAGE(created, Why(created));
+}
+
+void Start(const std::string& id) {
   v1::StartContainerRequest start;
   start.set_container_id(id);
-  const auto started = vm.client().Call(start);
+  const auto started = TestVm::Get().client().Call(start);
   REQUIRE_MESSAGE(started, Why(started));
 }
+
+void Run(const std::string& id, const Settings& settings) {
+  Create(id, settings);
+  Start(id);
+}
+
+void Delete(const std::string& id) {
+  v1::DeleteContainerRequest remove;
+  remove.set_container_id(id);
+  remove.set_force(true);
+  const auto removed = TestVm::Get().client().Call(remove);
+  CHECK_MESSAGE(removed, Why(removed));
+}
+
+host::CallResult<v1::WaitContainerResponse> WaitFor(const std::string& id) {
+  v1::WaitContainerRequest wait;
+  wait.set_container_id(id);
+  return TestVm::Get().client().Call(wait, {.timeout_ms = 60'000});
+}
+
+v1::InfoResponse Info() {
+  const int64_t deadline = base::MonotonicNs() + 60 * base::kNsPerSec;
+  for (;;) {
+    auto info = TestVm::Get().client().Call(v1::InfoRequest());
+    if (info) return *info;
+    REQUIRE(base::MonotonicNs() < deadline);
+    Pause(20);
+  }
+}
+
+// A container that kills the agent whenever a line comes, and who is named there right after it: until the
+// agent is up again nobody but init knows of that.
+class Killer {
+ public:
+  Killer() {
+    Run("killer",
+        {.args =
+             {"sh", "-c",
+              "while read signal victim; do v=; for p in /proc/[0-9]*; do "
+              "read c < $p/comm; [ \"$c\" = gcs ] && agent=${p#/proc/}; "
+              "[ -n \"$victim\" ] && [ \"$(tr '\\0' ' ' < $p/cmdline)\" = \"$victim \" ] && v=${p#/proc/}; "
+              "done 2>/dev/null; kill -$signal $agent; [ -z \"$v\" ] || kill -9 $v; done"},
+         .own_pids = false});
+    output_.emplace("killer", std::string(), true, false);
+  }
+  ~Killer() { Delete("killer"); }
+  Killer(const Killer&) = delete;
+  Killer& operator=(const Killer&) = delete;
+
+  // Returns when the next agent answers, which is later than the kill.
+  void Kill(const std::string& signal, const std::string& victim = {}) {
+    const uint32_t before = Info().agent_restarts();
+    REQUIRE(output_->session().Write(signal + " " + victim + "\n"));
+    const int64_t deadline = base::MonotonicNs() + 60 * base::kNsPerSec;
+    while (Info().agent_restarts() == before) {
+      REQUIRE(base::MonotonicNs() < deadline);
+      Pause(10);
+    }
+  }
+
+ private:
+  std::optional<Output> output_;
+};
 
 void MountData() {
   v1::MountDiskRequest mount;
@@ -75,7 +147,7 @@ std::string AddDataDisk() {
   return path;
 }
 
-TEST_CASE("after the agent's crash its containers are gone, and their ids, mounts and disks are free") {
+TEST_CASE("containers survive the agent's crash, with their streams, exits, mounts, events and requests") {
   TestVm& vm = TestVm::Get();
   AddDataDisk();
   MountData();
@@ -83,53 +155,127 @@ TEST_CASE("after the agent's crash its containers are gone, and their ids, mount
   tmpfs.set_mount_id("inside");
   tmpfs.set_target("/run/gcs/mounts/data/deep/er");
   REQUIRE(vm.client().Call(tmpfs));
-  StartContainer("plain", {"sleep", "4242"});
-  StartContainer("elsewhere", {"sh", "-c", "mkdir /sys/fs/cgroup/sub 2>/dev/null; exec sleep 4242"}, true,
-                 "/other/place");
-  StartContainer(
-      "killer",
-      {"sh", "-c",
-       "for p in /proc/[0-9]*; do read c < $p/comm; [ \"$c\" = gcs ] && kill -9 ${p#/proc/}; done; "
-       "exec sleep 4242"},
-      false);
-
-  const int64_t deadline = base::MonotonicNs() + 60 * base::kNsPerSec;
-  for (;;) {
-    const auto info = vm.client().Call(v1::InfoRequest());
-    if (info && info->agent_restarts() == 1) {
-      CHECK(info->containers() == 0);
-      break;
-    }
-    REQUIRE(base::MonotonicNs() < deadline);
-    Pause(20);
-  }
+  Run("counter",
+      {.args = {"sh", "-c", "i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done; sleep 1000"}});
+  Run("echo", {.args = {"cat"}});
+  Run("terminal", {.args = {"sh", "-c", "while read l; do echo got $l; done"}, .terminal = true});
+  Create("created", {.args = {"echo", "started by the second agent"}}, "create-once");
+  Run("ended", {.args = {"sh", "-c", "echo last words; exit 7"}});
+  CHECK(WaitFor("ended")->exit().exit_code() == 7);
+  Run("victim", {.args = {"sleep", "4711"}});
+  Run("paused", {.args = {"sleep", "1000"}});
+  v1::PauseContainerRequest pause;
+  pause.set_container_id("paused");
+  REQUIRE(vm.client().Call(pause));
+  v1::ExecRequest exec;
+  exec.set_container_id("echo");
+  exec.set_process_id("second");
+  exec.set_process_json(R"({"args": ["sh", "-c", "read x; exit $x"], "cwd": "/"})");
+  exec.mutable_stdio()->mutable_stdin()->set_mode(v1::StreamSpec::MODE_STREAM);
+  REQUIRE(vm.client().Call(exec));
+  Output counter("counter", {}, false, false);
+  Output echo("echo", {}, true, false);
+  Output terminal("terminal", {}, true, false);
+  REQUIRE(echo.session().Write("before\n"));
+  REQUIRE(echo.WaitFor("before\n"));
   const auto mounts = vm.client().Call(v1::ListMountsRequest());
   REQUIRE(mounts);
-  CHECK(mounts->mounts_size() == 0);
+  {
+    Killer killer;
+    const uint32_t containers = Info().containers();
+    killer.Kill("9", "sleep 4711");
+    const v1::InfoResponse info = Info();
+    CHECK(info.agent_restarts() == 1);
+    CHECK(info.containers() == containers);
 
-  // What is left, as the VM sees it.
-  StartContainer("plain",
-                 {"sh", "-c",
-                  "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep 424[2]'; "
-                  "grep -c /run/gcs/mounts/ /proc/1/mountinfo; echo end; sleep 1000"},
-                 false);
-  Output output("plain", {}, false, false);
-  REQUIRE(output.WaitFor("end\n"));
-  // The layers and the tmpfs and overlay of this container itself.
-  CHECK(output.out() == "0\n" + std::to_string(vm.layers().size() + 2) + "\nend\n");
-  StartContainer("elsewhere", {"sleep", "1000"}, true, "/other/place");
-  for (const char* id : {"plain", "elsewhere"}) {
-    v1::DeleteContainerRequest remove;
-    remove.set_container_id(id);
-    remove.set_force(true);
-    const auto removed = vm.client().Call(remove);
-    CHECK_MESSAGE(removed, Why(removed));
+    // All that was there is as it was.
+    REQUIRE(echo.session().Write("after\n"));
+    CHECK(echo.WaitFor("before\nafter\n"));
+    REQUIRE(terminal.session().Write("typed\r"));
+    CHECK(terminal.WaitFor("got typed\r\n"));
+    CHECK(WaitFor("ended")->exit().exit_code() == 7);
+    const auto victim = WaitFor("victim");
+    REQUIRE_MESSAGE(victim, Why(victim));
+    CHECK(victim->exit().exit_code() == 137);
+    CHECK(victim->exit().signal() == 9);
+    const auto mounts_now = vm.client().Call(v1::ListMountsRequest());
+    REQUIRE(mounts_now);
+    CHECK(mounts_now->mounts_size() == mounts->mounts_size() + 1 + 1);  // the killer's overlay and scratch
+    v1::ContainerStateRequest state;
+    state.set_container_id("paused");
+    const auto paused = vm.client().Call(state);
+    REQUIRE(paused);
+    CHECK(paused->container().status() == v1::CONTAINER_STATUS_PAUSED);
+    v1::ResumeContainerRequest resume;
+    resume.set_container_id("paused");
+    CHECK(vm.client().Call(resume));
+
+    // What the first agent began the second ends.
+    Start("created");
+    Output created("created", {}, false, false);
+    created.Finish();
+    CHECK(created.out() == "started by the second agent\n");
+    Output second("echo", "second", true, false);
+    REQUIRE(second.session().Write("42\n"));
+    v1::WaitProcessRequest wait;
+    wait.set_container_id("echo");
+    wait.set_process_id("second");
+    const auto exited = vm.client().Call(wait);
+    REQUIRE_MESSAGE(exited, Why(exited));
+    CHECK(exited->exit().exit_code() == 42);
+
+    // A request that the first agent has answered, made again.
+    v1::CreateContainerRequest again;
+    again.set_request_id("create-once");
+    again.set_container_id("created");
+    again.set_config_json("{}");
+    const auto repeated = vm.client().Call(again);
+    REQUIRE_MESSAGE(repeated, Why(repeated));
+    CHECK(repeated->pid() > 0);
+
+    // Any signal that ends it, several times.
+    for (const char* signal : {"SEGV", "ABRT", "9"}) killer.Kill(signal);
+    CHECK(Info().agent_restarts() == 4);
   }
-  MountData();
-  v1::UnmountRequest unmount;
-  unmount.set_mount_id("data");
-  const auto gone = vm.client().Call(unmount);
-  CHECK_MESSAGE(gone, Why(gone));
+  // No number is missing and none comes twice.
+  std::string numbers;
+  for (int i = 0; i < 3000; ++i) numbers += std::to_string(i) + "\n";
+  CHECK(counter.WaitFor("2999\n"));
+  CHECK(counter.out() == numbers);
+
+  // The journal goes on where it was, and tells all of each container.
+  std::vector<v1::Event> events;
+  uint64_t cursor = 0;
+  const auto got = vm.client().WatchEvents(cursor, false, [&](const v1::Event& event) {
+    events.push_back(event);
+    return true;
+  });
+  REQUIRE_MESSAGE(got, Why(got));
+  for (size_t i = 1; i < events.size(); ++i) CHECK(events[i].sequence() == events[i - 1].sequence() + 1);
+  const auto count = [&](const std::string& id, auto&& is) {
+    return std::ranges::count_if(events, [&](const v1::Event& e) { return e.container_id() == id && is(e); });
+  };
+  for (const char* id : {"counter", "echo", "created", "ended", "victim"}) {
+    CAPTURE(id);
+    CHECK(count(id, [](const v1::Event& e) { return e.has_created(); }) == 1);
+    CHECK(count(id, [](const v1::Event& e) { return e.has_started(); }) == 1);
+  }
+  CHECK(std::ranges::count_if(events, [](const v1::Event& e) { return e.has_agent_started(); }) == 5);
+  for (const char* id : {"created", "ended", "victim"}) {
+    CHECK(count(id, [](const v1::Event& e) { return e.has_exited() && e.process_id().empty(); }) == 1);
+  }
+
+  for (const char* id : {"counter", "echo", "terminal", "created", "ended", "victim", "paused"}) Delete(id);
+  CHECK(Info().containers() == 0);
+  for (const char* id : {"inside", "data"}) {
+    v1::UnmountRequest unmount;
+    unmount.set_mount_id(id);
+    const auto gone = vm.client().Call(unmount);
+    CHECK_MESSAGE(gone, Why(gone));
+  }
+  const auto left = vm.client().Call(v1::ListMountsRequest());
+  REQUIRE(left);
+  CHECK(left->mounts_size() == static_cast<int>(vm.layers().size()));
   v1::RemoveDiskRequest remove;
   remove.mutable_disk()->mutable_scsi()->set_target(3);
   remove.mutable_disk()->mutable_scsi()->set_lun(9);
