@@ -90,6 +90,7 @@ Result<ProcessRecord> DecodeProcess(std::string_view text) {
                        .starting = reader.Bool("starting"),
                        .started_at_ns = Number(reader, "started"),
                        .oom_kills_before = reader.Uint64("oom", 0)};
+  if (record.pid == 0) reader.Fail("pid", "is required");
   for (const std::string& part : reader.Strings("parts"))
     record.parts.push_back(static_cast<stdio::Part>(strtoul(part.c_str(), nullptr, 10)));
   if (reader.Has("exit")) record.exit = ExitFromJson(reader.Object("exit"));

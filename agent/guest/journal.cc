@@ -61,7 +61,9 @@ void Journal::AppendOnce(const std::string& container_id, const std::string& pro
   for (const Event& event : std::views::reverse(events_)) {
     if (event.container_id != container_id) continue;
     if (event.process_id == process_id && event.body.index() == body.index()) return;
+    // Of an earlier container of that id.
     if (std::holds_alternative<ContainerCreated>(event.body)) break;
+    if (std::holds_alternative<ContainerDeleted>(event.body)) break;
   }
   AppendLocked(container_id, process_id, std::move(body));
 }

@@ -8,8 +8,8 @@
 
 namespace gcs::init {
 
-// How long to wait before a program that has ended is started again: not at all for one that has lived 2 s, else
-// 100 ms, doubled up to 5 s. A crash costs little, a crash loop little processor time.
+// How long to wait before a program that has ended is started again: not at all for one that has lived 2 s,
+// else 100 ms, doubled up to 5 s. A crash costs little, a crash loop little processor time.
 class Backoff {
  public:
   static constexpr int64_t kFirstNs = 100 * base::kNsPerMs;

@@ -27,6 +27,7 @@
 #include "base/clock.h"
 #include "base/init_control.h"
 #include "init/store.h"
+#include "unit/keep_rig.h"
 
 namespace {
 
@@ -38,64 +39,11 @@ using gcs::guest::InitLine;
 using gcs::guest::Keep;
 using gcs::guest::kFirstKeepFd;
 using gcs::guest::kKeepFileKey;
+using gcs::guest::test::InitThread;
+using gcs::guest::test::Life;
+using gcs::guest::test::LineOver;
+using gcs::guest::test::MakePair;
 using gcs::init::Store;
-
-gcs::base::FdPair MakePair() {
-  int fds[2];
-  REQUIRE(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) == 0);
-  return {Fd(fds[0]), Fd(fds[1])};
-}
-
-std::unique_ptr<InitLine> LineOver(Fd fd) {
-  setenv(gcs::base::kInitFdVariable, std::to_string(fd.get()).c_str(), 1);
-  auto line = InitLine::FromEnvironment();
-  if (!line) abort();
-  (void)fd.Release();
-  return *std::move(line);
-}
-
-// PID 1 as far as the store goes: serves one line until its other end is closed and all that was sent is
-// done.
-class InitThread {
- public:
-  // `before`, `after` serving a packet; may wait.
-  using Hook = std::function<void(const InitPacket&)>;
-  InitThread(Store* store, Fd end, Hook before = {}, Hook after = {})
-      : thread_([=, fd = end.Release()] {
-          const Fd init(fd);
-          for (;;) {
-            auto packet = gcs::base::ReceiveInit(init.get(), 0);
-            if (!packet) continue;  // ECONNRESET, once
-            if (packet->size == 0) return;
-            if (before) before(*packet);
-            if (!store->Serve(init.get(), *packet)) abort();
-            if (after) after(*packet);
-          }
-        }) {}
-  ~InitThread() { thread_.join(); }
-  InitThread(const InitThread&) = delete;
-  InitThread& operator=(const InitThread&) = delete;
-
- private:
-  std::thread thread_;
-};
-
-// One life of an agent on a store. Ends without ceremony.
-struct Life {
-  explicit Life(Store* store, InitThread::Hook before = {}, InitThread::Hook after = {}) {
-    auto pair = MakePair();
-    init.emplace(store, std::move(pair.second), std::move(before), std::move(after));
-    line = LineOver(std::move(pair.first));
-    auto opened = Keep::Open(line.get());
-    if (!opened) FAIL(opened.error().ToString());
-    keep = *std::move(opened);
-  }
-  Keep* operator->() const { return keep.get(); }
-
-  std::optional<InitThread> init;  // ends last, when the line is closed
-  std::unique_ptr<InitLine> line;
-  std::unique_ptr<Keep> keep;
-};
 
 // A descriptor that can be told from others.
 Fd Marked(const std::string& text) {

@@ -7,7 +7,7 @@ if(TARGET gcs_guest)
            SOURCES guest_journal_test.cc guest_info_test.cc guest_tar_test.cc guest_turn_test.cc guest_exit_test.cc LINK gcs_guest)
 endif()
 if(TARGET gcs_rpc)
-  gcs_test(rpc_test KIND unit SOURCES rpc_request_cache_test.cc rpc_status_test.cc LINK gcs_rpc)
+  gcs_test(rpc_test KIND unit SOURCES rpc_request_cache_test.cc rpc_status_test.cc LINK gcs_rpc gcs_init)
 endif()
 # The real program on one side and the full run time of protobuf on the other: generated code for the lite run time has the
 # same symbols, so the two meet through a socket only.

@@ -7,9 +7,12 @@
 #include <thread>
 #include <vector>
 
+#include "unit/keep_rig.h"
+
 namespace {
 
 using gcs::base::kNsPerSec;
+using gcs::guest::test::Life;
 using gcs::rpc::RequestCache;
 
 RequestCache::Answer Ok(std::string response) { return {grpc::Status::OK, std::move(response)}; }
@@ -93,6 +96,63 @@ TEST_CASE("of many threads with one key exactly one acts") {
     CHECK(acts == 1);
     CHECK(answers == 3);
   }
+}
+
+TEST_CASE("answers outlive the agent, and what it was at is ended or made anew") {
+  gcs::init::Store store;
+  {
+    const Life life(&store);
+    RequestCache cache;
+    CHECK(cache.KeepIn(life.keep.get(), {}, 0).empty());
+    CHECK(Repeat(cache, "fine", 0) == "new");
+    cache.Complete("fine", Ok(std::string("a\0b", 3)), 0);
+    CHECK(Repeat(cache, "failed", 0) == "new");
+    cache.Complete("failed", {{grpc::StatusCode::NOT_FOUND, "why", "details"}, {}}, 0);
+    CHECK(cache.Begin("done", "subject\nprocess", {}, 0));
+    CHECK(cache.Begin("undone", "other", {}, 0));
+  }
+  const Life life(&store);
+  RequestCache cache;
+  auto open = cache.KeepIn(life.keep.get(), life.keep->TakeEntries(), 0);
+  REQUIRE(open.size() == 2);
+  CHECK(open[0].key == "done");
+  CHECK(open[0].subject == "subject\nprocess");
+  CHECK(open[0].begun_ns > 0);
+  CHECK(open[1].key == "undone");
+  CHECK(Repeat(cache, "fine", 0) == std::string("a\0b", 3));
+  RequestCache::Answer failed;
+  CHECK_FALSE(cache.Begin("failed", {}, [&](const RequestCache::Answer& answer) { failed = answer; }, 0));
+  CHECK(failed.status.error_code() == grpc::StatusCode::NOT_FOUND);
+  CHECK(failed.status.error_message() == "why");
+  CHECK(failed.status.error_details() == "details");
+  // Those that ask meanwhile wait.
+  RequestCache::Answer done;
+  RequestCache::Answer undone;
+  CHECK_FALSE(cache.Begin("done", {}, [&](const RequestCache::Answer& answer) { done = answer; }, 0));
+  CHECK_FALSE(cache.Begin("undone", {}, [&](const RequestCache::Answer& answer) { undone = answer; }, 0));
+  cache.Complete("done", Ok("late"), 0);
+  cache.Abort("undone");
+  CHECK(done.response == "late");
+  CHECK(undone.status.error_code() == grpc::StatusCode::UNAVAILABLE);
+  CHECK(Repeat(cache, "done", 0) == "late");
+  CHECK(Repeat(cache, "undone", 0) == "new");
+}
+
+TEST_CASE("answers that are given up are not kept") {
+  gcs::init::Store store;
+  {
+    const Life life(&store);
+    RequestCache cache({.life_ns = kNsPerSec, .entries = 2, .bytes = 1 << 20});
+    cache.KeepIn(life.keep.get(), {}, 0);
+    for (const char* key : {"a", "b", "c", "d"}) {
+      CHECK(Repeat(cache, key, 0) == "new");
+      cache.Complete(key, Ok(key), 0);
+    }
+  }
+  const Life life(&store);
+  RequestCache cache;
+  cache.KeepIn(life.keep.get(), life.keep->TakeEntries(), 0);
+  CHECK(cache.entries() == 2);
 }
 
 }  // namespace
