@@ -30,13 +30,30 @@ enum class InitOp : uint32_t {
   kReboot = 3,    // as kPowerOff
   // The store: descriptors that init holds under keys chosen by the agent, across lives of the agent. Closing
   // one must not wait for anybody: no files of FUSE, 9P or network file systems.
-  kStorePut = 4,   // arg = first key. Descriptors, 1 to kMaxStoreFds by SCM_RIGHTS, are kept under keys arg,
-                   // arg+1, ... in the place of what is there. EINVAL: none came, too many, keys beyond 2^64;
-                   // ENOSPC: the store is full. After an error nothing of the packet is kept.
+  kStorePut = 4,  // arg = first key. Descriptors, 1 to kMaxStoreFds by SCM_RIGHTS, are kept under keys arg,
+                  // arg+1, ... in the place of what is there. EINVAL: none came, too many, keys beyond 2^64;
+                  // ENOSPC: the store is full. After an error nothing of the packet is kept. arg2 = a process
+                  // whose exit is to be kept with the first key, should init be the one to reap it; 0: none.
   kStoreDrop = 5,  // arg = first key, arg2 = count: closes them. No reply; keys that there aren't are fine.
   kStoreTake = 6,  // arg = lowest key wanted. Reply: arg = number of descriptors in this packet, arg2 = next
                    // key to ask from, 0 when there are no more; after the InitMessage so many uint64_t keys,
                    // ascending; the descriptors by SCM_RIGHTS. init keeps its own copies.
+  kStoreExit = 7,  // arg = the first key of a Put with a process. Reply: how init has seen it end, packed by
+                   // InitExit; EAGAIN if it hasn't, ENOENT if there is no such process.
+};
+
+// Of a process that init has reaped.
+struct InitExit {
+  int32_t status = 0;  // as of waitpid(2)
+  uint32_t max_rss_kib = 0;
+  uint32_t user_ms = 0, system_ms = 0;
+
+  [[nodiscard]] uint64_t Arg() const { return static_cast<uint32_t>(status) | uint64_t{max_rss_kib} << 32; }
+  [[nodiscard]] uint64_t Arg2() const { return user_ms | uint64_t{system_ms} << 32; }
+  static InitExit From(uint64_t arg, uint64_t arg2) {
+    return {static_cast<int32_t>(arg), static_cast<uint32_t>(arg >> 32), static_cast<uint32_t>(arg2),
+            static_cast<uint32_t>(arg2 >> 32)};
+  }
 };
 inline constexpr size_t kMaxStoreFds = 32;
 

@@ -5,6 +5,7 @@
 #include <climits>
 #include <cstdlib>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "guest/event_text.h"
@@ -108,7 +109,7 @@ Result<> KeptProcess::Put(ProcessRecord record, int pidfd, int sync, const stdio
   }
   // The streams are at work already.
   const std::lock_guard lock(mutex_);
-  GCS_TRY(keep_->Put(key_, Encode(record), fds));
+  GCS_TRY(keep_->Put(key_, Encode(record), fds, record.pid));
   record_ = std::move(record);
   there_ = true;
   for (const stdio::Part part : closed_) DropPart(part);
@@ -126,6 +127,18 @@ void KeptProcess::Change(const std::function<void(ProcessRecord&)>& change) {
   if (!there_) return;
   change(record_);
   if (auto kept = keep_->Update(key_, Encode(record_)); !kept) base::LogError("keep process", kept.error());
+}
+
+Result<std::optional<ExitStatus>> KeptProcess::ExitOfInherited(int pidfd) {
+  if (keep_ == nullptr) return base::MakeError(ECHILD, "find exit", key_);
+  const auto seen = keep_->ExitOf(key_);
+  if (!seen) return ExitByPidfd(pidfd);
+  if (!*seen) return std::nullopt;
+  ExitStatus exit = FromWaitStatus((*seen)->status);
+  exit.user_time_ns = (*seen)->user_ms * base::kNsPerMs;
+  exit.system_time_ns = (*seen)->system_ms * base::kNsPerMs;
+  exit.max_rss_kib = (*seen)->max_rss_kib;
+  return exit;
 }
 
 void KeptProcess::DropSync() {

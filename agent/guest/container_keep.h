@@ -61,6 +61,8 @@ class KeptProcess {
   void Change(const std::function<void(ProcessRecord&)>& change);
   // It waits for its start no more.
   void DropSync();
+  // How a process ended that is no child of this agent, but of the one before.
+  base::Result<std::optional<ExitStatus>> ExitOfInherited(int pidfd);
   // See stdio::Config.
   void Closed(stdio::Part part);
   void Remove();

@@ -290,10 +290,13 @@ void Containers::OnExit(const std::shared_ptr<Container>& container,
 // On the loop's thread, after the process's end.
 void Containers::Collect(const std::shared_ptr<Container>& container, const std::shared_ptr<Process>& process,
                          int64_t retry_ns) {
-  auto reaped = Reap(process->child.pidfd());
+  const int pidfd = process->child.pidfd();
+  auto reaped = PeekExit(pidfd);
+  const bool inherited = !reaped && reaped.error().err == ECHILD;
+  if (inherited) reaped = process->kept->ExitOfInherited(pidfd);
   if (reaped && !*reaped) {
-    // A process that is traced belongs to its tracer first, which may take its time. The pidfd stays
-    // readable.
+    // A process that is traced belongs to its tracer first, which may take its time; init reaps when it comes
+    // to it. The pidfd stays readable.
     backends_.loop->After(retry_ns, [this, container, process, retry_ns] {
       Collect(container, process, std::min(2 * retry_ns, kLastRetryNs));
     });
@@ -307,6 +310,11 @@ void Containers::Collect(const std::shared_ptr<Container>& container, const std:
     exit.exit_code = kUnknownExit;
     exit.exited_at_ns = base::RealtimeNs();
   }
+  process->kept->Change([&](ProcessRecord& record) {
+    exit.started_at_ns = record.started_at_ns;
+    record.exit = exit;
+  });
+  if (!inherited) std::ignore = Reap(pidfd);
   // Without a pid namespace of its own the end of the first process does not end the others.
   if (process->id.empty() && !container->engine->spec.MakesNamespace(CLONE_NEWPID)) {
     if (auto killed = container->engine->cgroup->Kill(); !killed)

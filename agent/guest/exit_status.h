@@ -20,10 +20,16 @@ struct ExitStatus {
   int64_t max_rss_kib = 0;
 };
 
-// Reaps the process of `pidfd`, if it is a child. One that is not (its parent, an agent that crashed, left it
-// to init, which reaps it) is asked of the pidfd itself, which has no times and no memory to tell
-// (Linux 6.15). Nothing while it lives, its tracer has not let go of it or nobody has reaped it yet. ECHILD:
-// no child, and the kernel doesn't tell.
+// The exit of a child, which stays to be reaped: who keeps a note of it does so before. Nothing while it
+// lives or its tracer has not let go of it. ECHILD: no child of this process.
+base::Result<std::optional<ExitStatus>> PeekExit(int pidfd);
+// The same, and reaps it.
 base::Result<std::optional<ExitStatus>> Reap(int pidfd);
+// Of a process that another one reaps, as init does what an agent that crashed has left: the pidfd itself
+// knows, but for times and memory. Nothing while it lives or nobody has reaped it. EOPNOTSUPP before
+// Linux 6.15.
+base::Result<std::optional<ExitStatus>> ExitByPidfd(int pidfd);
+// As of waitpid(2); the times are the caller's to add.
+ExitStatus FromWaitStatus(int status);
 
 }  // namespace gcs::guest

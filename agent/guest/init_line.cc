@@ -49,14 +49,16 @@ base::Result<std::unique_ptr<InitLine>> InitLine::FromEnvironment() {
   return std::unique_ptr<InitLine>(new InitLine(std::move(fd)));
 }
 
-base::Result<base::InitPacket> InitLine::Call(base::InitOp op, uint64_t arg, std::span<const int> fds) {
+base::Result<base::InitPacket> InitLine::Call(base::InitOp op, uint64_t arg, std::span<const int> fds,
+                                              uint64_t arg2) {
   if (!connected()) return base::MakeError(EBUSY, "call init", {}, "the agent was not started by init");
   const std::lock_guard lock(mutex_);
   {
     const std::lock_guard drops_lock(drops_mutex_);
     SendDrops();
   }
-  return base::CallInit(fd_.get(), {.op = static_cast<uint32_t>(op), .id = ++last_id_, .arg = arg}, fds);
+  return base::CallInit(fd_.get(),
+                        {.op = static_cast<uint32_t>(op), .id = ++last_id_, .arg = arg, .arg2 = arg2}, fds);
 }
 
 base::Result<uint32_t> InitLine::Restarts() {
@@ -64,9 +66,16 @@ base::Result<uint32_t> InitLine::Restarts() {
   return reply.message.arg == 0 ? 0 : static_cast<uint32_t>(reply.message.arg - 1);
 }
 
-base::Result<> InitLine::Put(uint64_t first, std::span<const int> fds) {
-  GCS_TRY(Call(base::InitOp::kStorePut, first, fds));
+base::Result<> InitLine::Put(uint64_t first, std::span<const int> fds, int pid) {
+  GCS_TRY(Call(base::InitOp::kStorePut, first, fds, static_cast<uint64_t>(pid)));
   return {};
+}
+
+base::Result<std::optional<base::InitExit>> InitLine::ExitOf(uint64_t first) {
+  const auto reply = Call(base::InitOp::kStoreExit, first);
+  if (reply) return base::InitExit::From(reply->message.arg, reply->message.arg2);
+  if (reply.error().err == EAGAIN) return std::nullopt;
+  return std::unexpected(reply.error());
 }
 
 void InitLine::Drop(uint64_t first, uint64_t count) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -35,7 +36,9 @@ class InitLine {
 
   // Stores copies of 1 to kMaxStoreFds descriptors under the keys from `first` on, in the place of what is
   // there. ENOSPC when the store is full. After ETIMEDOUT they may or may not be stored.
-  base::Result<> Put(uint64_t first, std::span<const int> fds);
+  base::Result<> Put(uint64_t first, std::span<const int> fds, int pid = 0);
+  // How init has seen the process of such a Put end; nothing if it hasn't.
+  base::Result<std::optional<base::InitExit>> ExitOf(uint64_t first);
   // Has init close what it holds under `count` keys from `first` on. Never waits: what init cannot take now
   // is logged and asked for again before the next packet.
   void Drop(uint64_t first, uint64_t count);
@@ -44,7 +47,8 @@ class InitLine {
 
  private:
   explicit InitLine(base::Fd fd);
-  base::Result<base::InitPacket> Call(base::InitOp op, uint64_t arg, std::span<const int> fds = {});
+  base::Result<base::InitPacket> Call(base::InitOp op, uint64_t arg, std::span<const int> fds = {},
+                                      uint64_t arg2 = 0);
   void SendDrops();  // with drops_mutex_ held
 
   const base::Fd fd_;

@@ -171,7 +171,7 @@ base::Result<> Keep::Append(const KeepRecord& record, std::string_view key, std:
   return also;
 }
 
-base::Result<> Keep::Put(const std::string& key, std::string_view value, std::span<const int> fds) {
+base::Result<> Keep::Put(const std::string& key, std::string_view value, std::span<const int> fds, int pid) {
   if (fds.size() > base::kMaxStoreFds) return base::MakeError(EINVAL, "keep", key, "too many descriptors");
   if (key.size() > kMaxKeepKey) return base::MakeError(EINVAL, "keep", {}, "key too long");
   if (value.size() > kMaxKeepValue) return base::MakeError(ENOSPC, "keep", key, "value too large");
@@ -183,7 +183,7 @@ base::Result<> Keep::Put(const std::string& key, std::string_view value, std::sp
       first = next_fd_;
       next_fd_ += count;
     }
-    if (auto stored = line_->Put(first, fds); !stored) {
+    if (auto stored = line_->Put(first, fds, pid); !stored) {
       line_->Drop(first, count);  // it may have come only late
       return stored;
     }
@@ -206,6 +206,17 @@ base::Result<> Keep::Put(const std::string& key, std::string_view value, std::sp
   line_->Drop(replaced.first_fd, replaced.count);
   CompactIfWorth();
   return {};
+}
+
+base::Result<std::optional<base::InitExit>> Keep::ExitOf(const std::string& key) {
+  uint64_t first = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = live_.find(key);
+    if (found == live_.end() || found->second.count == 0) return base::MakeError(ENOENT, "find exit", key);
+    first = found->second.first_fd;
+  }
+  return line_->ExitOf(first);
 }
 
 base::Result<> Keep::Update(const std::string& key, std::string_view value) {

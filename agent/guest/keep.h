@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,7 +44,11 @@ class Keep {
   // A new entry, or one that replaces that of the key with its descriptors. When it returns, a crash loses
   // nothing of it; after an error all is as before. EINVAL: more than kMaxStoreFds descriptors, a key above
   // 4 KiB. ENOSPC: a value above 16 MiB, more than 256 MiB altogether, init's store is full.
-  base::Result<> Put(const std::string& key, std::string_view value, std::span<const int> fds = {});
+  // `pid`: a process whose exit init is to keep, should it reap it; with descriptors.
+  base::Result<> Put(const std::string& key, std::string_view value, std::span<const int> fds = {},
+                     int pid = 0);
+  // How init has seen the process of an entry end; nothing if it hasn't. ENOENT. Asks init.
+  base::Result<std::optional<base::InitExit>> ExitOf(const std::string& key);
   // Another value for a key that there is; its descriptors stay. ENOENT; ENOSPC as for Put.
   base::Result<> Update(const std::string& key, std::string_view value);
   // Drops one descriptor of an entry (index as in Put), e.g. the write end of a pipe whose reader is to see

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <sys/resource.h>
+#include <sys/types.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 
 #include "base/fd.h"
 #include "base/init_control.h"
@@ -24,17 +26,28 @@ class Store {
   // the request is no store's.
   bool Serve(int line, base::InitPacket& packet);
 
+  // Of a process that init has reaped.
+  void NoteExit(pid_t pid, const base::InitExit& exit);
+
   [[nodiscard]] size_t size() const { return held_.size(); }
-  void Clear() { held_.clear(); }
+  void Clear() { Drop(0, UINT64_MAX); }
   void set_most(size_t most) { most_ = most; }
 
  private:
-  int Put(uint64_t first, base::InitPacket& packet);  // an errno
+  struct Watched {
+    pid_t pid = 0;
+    std::optional<base::InitExit> exit;
+  };
+
+  int Put(uint64_t first, uint64_t pid, base::InitPacket& packet);  // an errno
+  void SendExit(int line, const base::InitMessage& request) const;
   void Drop(uint64_t first, uint64_t count);
   void SendFrom(int line, const base::InitMessage& request) const;
 
   size_t most_;
   std::map<uint64_t, base::Fd> held_;
+  std::map<uint64_t, Watched> watched_;  // by the first key of their Put
+  std::map<pid_t, uint64_t> living_;     // those without an exit, to that key
 };
 
 // Lets this process have as many descriptors as a full store takes. `before`: the limit until now, for those

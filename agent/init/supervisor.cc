@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,6 +34,11 @@ sigset_t HandledSignals() {
   for (const int sig : {SIGCHLD, SIGTERM, SIGPWR, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) sigaddset(&set, sig);
   return set;
 }
+
+uint32_t Clamped(int64_t value) {
+  return static_cast<uint32_t>(std::clamp<int64_t>(value, 0, std::numeric_limits<uint32_t>::max()));
+}
+uint32_t Milliseconds(const timeval& time) { return Clamped(time.tv_sec * 1000 + time.tv_usec / 1000); }
 
 }  // namespace
 
@@ -104,8 +110,13 @@ void Supervisor::Reap() {
   more_to_reap_ = false;
   for (int i = 0; i < kReapsPerRound; ++i) {
     int status = 0;
-    const pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
+    rusage usage{};
+    const pid_t pid = wait4(-1, &status, WNOHANG | __WALL, &usage);
     if (pid <= 0) return;
+    store_.NoteExit(pid, {.status = status,
+                          .max_rss_kib = Clamped(usage.ru_maxrss),
+                          .user_ms = Milliseconds(usage.ru_utime),
+                          .system_ms = Milliseconds(usage.ru_stime)});
     for (Service& service : services_) {
       if (service.pid() != pid) continue;
       const base::Fd line = service.TakeControlFd();

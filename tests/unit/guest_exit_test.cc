@@ -21,11 +21,11 @@ using base::Fd;
 
 Fd OpenPid(pid_t pid) { return Fd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))); }
 
-std::optional<ExitStatus> AwaitReaped(const Fd& pidfd) {
+std::optional<ExitStatus> Await(const Fd& pidfd, base::Result<std::optional<ExitStatus>> (*ask)(int)) {
   for (int i = 0; i < 5000; ++i) {
-    auto reaped = Reap(pidfd.get());
+    auto reaped = ask(pidfd.get());
     if (!reaped) {
-      CHECK(reaped.error().err == ECHILD);
+      CHECK(reaped.error().err == EOPNOTSUPP);
       return std::nullopt;
     }
     if (*reaped) return **reaped;
@@ -42,7 +42,10 @@ TEST_CASE("a child is reaped once, and tells its times") {
   }
   const Fd pidfd = OpenPid(pid);
   CHECK_FALSE(*Reap(pidfd.get()));
-  const auto exit = AwaitReaped(pidfd);
+  const auto peeked = Await(pidfd, PeekExit);
+  REQUIRE(peeked);
+  CHECK(peeked->exit_code == 3);
+  const auto exit = Await(pidfd, Reap);
   REQUIRE(exit);
   CHECK(exit->exit_code == 3);
   CHECK(exit->signal == 0);
@@ -78,9 +81,11 @@ TEST_CASE("the pidfd of a process that somebody else has reaped tells how it end
     REQUIRE(read(ours.get(), &child, sizeof child) == sizeof child);
     const Fd pidfd = OpenPid(child);
     REQUIRE(pidfd.valid());
-    CHECK_FALSE(*Reap(pidfd.get()));  // lives
+    CHECK(Reap(pidfd.get()).error().err == ECHILD);
+    CHECK(PeekExit(pidfd.get()).error().err == ECHILD);
+    CHECK_FALSE(ExitByPidfd(pidfd.get()).value_or(std::nullopt));  // lives
     REQUIRE(write(ours.get(), "g", 1) == 1);
-    const auto exit = AwaitReaped(pidfd);
+    const auto exit = Await(pidfd, ExitByPidfd);
     int status = 0;
     REQUIRE(waitpid(parent, &status, 0) == parent);
     CHECK(status == 0);

@@ -139,6 +139,40 @@ TEST_CASE("what one life keeps is there for the next, in order, with its descrip
   CHECK(store.size() == 1 + 1 + 1);
 }
 
+TEST_CASE("init tells the next life how a process ended that it has reaped") {
+  Store store;
+  constexpr int kPid = 4711;
+  const auto put = [](const Life& life, const std::string& key, int pid) {
+    const Fd mark = Marked(key);
+    REQUIRE(life.keep->Put(key, "", std::array{mark.get()}, pid));
+  };
+  {
+    const Life life(&store);
+    put(life, "first", kPid);
+    put(life, "lives", kPid + 1);
+    put(life, "again", kPid);  // the number's next owner: the first was reaped by the agent
+    put(life, "gone", kPid + 2);
+    life.keep->Remove("gone");
+  }
+  store.NoteExit(kPid, {.status = 42 << 8, .max_rss_kib = UINT32_MAX, .user_ms = 3, .system_ms = 4});
+  store.NoteExit(kPid, {.status = 1 << 8});
+  store.NoteExit(kPid + 2, {.status = 1 << 8});
+  store.NoteExit(1, {});
+  const Life life(&store);
+  const auto exit = life.keep->ExitOf("again");
+  REQUIRE(exit);
+  REQUIRE(*exit);
+  CHECK((*exit)->status == 42 << 8);
+  CHECK((*exit)->max_rss_kib == UINT32_MAX);
+  CHECK((*exit)->user_ms == 3);
+  CHECK((*exit)->system_ms == 4);
+  CHECK_FALSE(*life.keep->ExitOf("first"));
+  CHECK_FALSE(*life.keep->ExitOf("lives"));
+  CHECK(life.keep->ExitOf("gone").error().err == ENOENT);
+  REQUIRE(life.keep->Put("none", "", std::array{Marked("none").get()}));
+  CHECK(life.keep->ExitOf("none").error().err == ENOENT);
+}
+
 TEST_CASE("a dropped write end lets the reader see the end") {
   Store store;
   const Life life(&store);

@@ -172,6 +172,7 @@ TEST_CASE("containers survive the agent's crash, with their streams, exits, moun
   exec.set_process_id("second");
   exec.set_process_json(R"({"args": ["sh", "-c", "read x; exit $x"], "cwd": "/"})");
   exec.mutable_stdio()->mutable_stdin()->set_mode(v1::StreamSpec::MODE_STREAM);
+  exec.mutable_stdio()->mutable_stdout()->set_mode(v1::StreamSpec::MODE_STREAM);
   REQUIRE(vm.client().Call(exec));
   Output counter("counter", {}, false, false);
   Output echo("echo", {}, true, false);
