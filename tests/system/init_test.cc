@@ -225,18 +225,20 @@ TEST_CASE("a crashing agent is started again after growing pauses and learns how
 
 TEST_CASE(
     "what an agent has put into the store before it crashed is there for the next one, drops are done") {
-  Run run({"/standin", "--look", "--store", "--end=poweroff"});
-  const int status = run.Wait();
-  CAPTURE(run.output());
-  CHECK(PoweredOff(status));
-  CHECK(run.Count("killed by signal 6 (SIGABRT)") == 1);
-  std::string keys = "10 ";
-  for (int i = 100; i < 140; ++i) keys += std::to_string(i) + " ";
-  CHECK(run.Said("store") == keys);
-  CHECK(run.Said("store-read") == "kept then 0");
-  // The second agent gets no more than the first.
-  CHECK(run.Count("standin fds 0,1,2,3\n") == 2);
-  CHECK(run.Count("standin nofile 200 300\n") == 2);
+  for (const char* how : {"--store", "--store-late"}) {
+    Run run({"/standin", "--look", how, "--end=poweroff"});
+    const int status = run.Wait();
+    CAPTURE(run.output());
+    CHECK(PoweredOff(status));
+    CHECK(run.Count("killed by signal 6 (SIGABRT)") == 1);
+    std::string keys = "10 ";
+    for (int i = 100; i < 140; ++i) keys += std::to_string(i) + " ";
+    CHECK(run.Said("store") == keys);
+    CHECK(run.Said("store-read") == "kept then 0");
+    // The second agent gets no more than the first.
+    CHECK(run.Count("standin fds 0,1,2,3\n") == 2);
+    CHECK(run.Count("standin nofile 200 300\n") == 2);
+  }
 }
 
 TEST_CASE("an agent that does not end by itself is killed a second after everybody else") {

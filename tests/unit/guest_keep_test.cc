@@ -241,6 +241,12 @@ TEST_CASE("compaction keeps what is live, in order, and gives the memory back") 
     }
   }
   CHECK(LogOf(&store).size() < (1 << 20) + 2000);
+  {
+    Store replaced;
+    const Life life(&replaced);
+    for (int i = 0; i < 2100; ++i) REQUIRE(life->Put("k", std::string(1000, '.')));
+    CHECK(LogOf(&replaced).size() < (1 << 20) + 2000);
+  }
   for (int i = 0; i < 20; ++i) {
     if (i == 7) continue;
     expected +=

@@ -7,6 +7,7 @@
 //   --store         on its first start leaves descriptors in init's store and drops one of them, without
 //   waiting, and
 //                   aborts; on the second tells what is there
+//   --store-late    the same, and another process goes on sending meanwhile
 //   --deaf          ignores SIGTERM
 //   --orphans=N     leaves N processes behind that end at once
 //   --linger=MS     leaves one process behind that ignores SIGTERM for so long
@@ -139,7 +140,7 @@ void SendGarbage(int init) {
   Say("stray-end", read(ends[0], &byte, 1) == 0 ? "closed" : "open");
 }
 
-void UseStore(int init, uint64_t starts) {
+void UseStore(int init, uint64_t starts, bool late) {
   const auto send_op = [&](InitOp op, uint64_t arg, uint64_t arg2, std::span<const int> fds) {
     const auto sent =
         gcs::base::SendInit(init, {.op = static_cast<uint32_t>(op), .arg = arg, .arg2 = arg2}, {}, fds, 0);
@@ -149,7 +150,7 @@ void UseStore(int init, uint64_t starts) {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0 || write(ends[1], "kept", 4) != 4) abort();
     // A process that has a copy of our end of the line, and goes on sending after our end.
-    if (fork() == 0) {
+    if (late && fork() == 0) {
       usleep(50'000);
       for (int i = 0; i < 1000 && send(init, "late", 4, MSG_NOSIGNAL | MSG_DONTWAIT) == 4; ++i) usleep(100);
       _exit(0);
@@ -249,7 +250,7 @@ int main(int argc, char** argv) {
     if (flag == "--look") Look();
     if (flag == "--deaf") signal(SIGTERM, SIG_IGN);
     if (flag == "--garbage") SendGarbage(init);
-    if (flag == "--store") UseStore(init, starts);
+    if (flag == "--store" || flag == "--store-late") UseStore(init, starts, flag == "--store-late");
     if (const char* count = value("orphans")) LeaveOrphans(static_cast<int>(strtol(count, nullptr, 10)));
     if (const char* ms = value("linger")) Linger(static_cast<int>(strtol(ms, nullptr, 10)));
     if (const char* until = value("crash-until"); until != nullptr && starts < strtoul(until, nullptr, 10))
