@@ -337,8 +337,9 @@ Result<ChildProcess> ChildProcess::Launch(Zygote& zygote, CompiledPlan plan, std
 }
 
 ChildProcess ChildProcess::Attach(int pid, Fd pidfd, Fd connection, std::string program,
-                                  std::function<Result<>(int pid, Fd listener)> listener) {
+                                  std::function<Result<>(int pid, Fd listener)> listener, bool asked) {
   ChildProcess child;
+  child.asked_ = asked;
   child.listener_ = std::move(listener);
   child.pid_ = pid;
   child.pidfd_ = std::move(pidfd);
@@ -371,7 +372,7 @@ Result<> ChildProcess::Start(int64_t deadline_ns) {
     GCS_TRY(Launcher::HandOver(*this, std::move(fd)));
   }
   sync_.Reset();
-  if (!report) return asked;
+  if (!report) return asked_ ? Result<>() : asked;
   const bool hook = report->step == Step::kStartContainerHook && report->index < start_hooks_.size();
   return MakeError(report->err == 0 ? EIO : report->err, StepName(report->step),
                    hook ? start_hooks_[report->index] : program_);

@@ -39,9 +39,11 @@ class ChildProcess {
                                            const LaunchOptions& options);
 
   // One that another process has launched and that waits on its listener (PlanHeader::listener_fd);
-  // `connection` is to that.
+  // `connection` is to that, or was that process's own. `asked`: it may have been told to start already, and
+  // has then executed its program if nobody is at the other end.
   static ChildProcess Attach(int pid, base::Fd pidfd, base::Fd connection, std::string program,
-                             std::function<base::Result<>(int pid, base::Fd listener)> listener);
+                             std::function<base::Result<>(int pid, base::Fd listener)> listener,
+                             bool asked = false);
 
   ChildProcess() = default;
   ChildProcess(ChildProcess&&) = default;
@@ -68,6 +70,7 @@ class ChildProcess {
   base::Fd sync_;
   base::Fd console_;
   std::string program_;
+  bool asked_ = false;
   std::vector<std::string> start_hooks_;
   std::function<base::Result<>(int pid, base::Fd listener)> listener_;
 };

@@ -94,7 +94,10 @@ Result<ProcessRecord> DecodeProcess(std::string_view text) {
   if (record.pid == 0) reader.Fail("pid", "is required");
   for (const std::string& part : reader.Strings("parts"))
     record.parts.push_back(static_cast<stdio::Part>(strtoul(part.c_str(), nullptr, 10)));
-  if (reader.Has("exit")) record.exit = ExitFromJson(reader.Object("exit"));
+  if (reader.Has("exit")) {
+    JsonReader exit = reader.Object("exit");
+    record.exit = ExitFromJson(exit);
+  }
   if (reader.error()) return std::unexpected(*reader.error());
   return record;
 }

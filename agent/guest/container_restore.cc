@@ -73,7 +73,7 @@ Result<std::shared_ptr<Process>> Containers::RestoreProcess(Container& container
   const engine::EngineContainer& engine = *container.engine;
   process->child = engine::ChildProcess::Attach(
       record.pid, std::move(entry.fds[kPidfdIndex]), std::move(entry.fds[kSyncIndex]), name,
-      engine::ListenerOf(engine.spec, engine.options, engine.seccomp.get(), "creating"));
+      engine::ListenerOf(engine.spec, engine.options, engine.seccomp.get(), "creating"), record.starting);
   stdio::Config config;
   config.name = name;
   config.terminal = record.terminal;
@@ -139,7 +139,7 @@ std::vector<std::function<void()>> Containers::Restore(std::vector<Keep::Entry> 
       ForgetKept(id);
       continue;
     }
-    const std::shared_ptr<Container> container = *restored;
+    const std::shared_ptr<Container>& container = *restored;
     bool starting = false;
     for (auto& [process_id, entry] : std::exchange(processes[id], {})) {
       const std::string key = entry.key;

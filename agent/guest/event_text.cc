@@ -37,18 +37,18 @@ Json ToJson(const EventBody& body) {
       body);
 }
 
-// The body with number `index` of the variant. `Bodies` is what is left of them.
+// The body with number `index` of the variant.
 template <size_t I = 0>
-std::optional<EventBody> FromJson(size_t index, JsonReader reader) {
+std::optional<EventBody> FromJson(size_t index, JsonReader& reader) {
   if constexpr (I == std::variant_size_v<EventBody>) {
     return std::nullopt;
   } else {
-    if (index != I) return FromJson<I + 1>(index, std::move(reader));
+    if (index != I) return FromJson<I + 1>(index, reader);
     using Body = std::variant_alternative_t<I, EventBody>;
     if constexpr (std::is_same_v<Body, ContainerCreated> || std::is_same_v<Body, ProcessStarted>) {
       return Body{static_cast<int>(reader.Int("pid", 0, 0, INT_MAX))};
     } else if constexpr (std::is_same_v<Body, ProcessExited>) {
-      return Body{ExitFromJson(std::move(reader))};
+      return Body{ExitFromJson(reader)};
     } else if constexpr (std::is_same_v<Body, ContainerOom>) {
       return Body{reader.Uint64("kills", 0)};
     } else if constexpr (std::is_same_v<Body, DeviceChanged>) {
@@ -71,7 +71,7 @@ Json ExitToJson(const ExitStatus& exit) {
           {"system", exit.system_time_ns}, {"rss", exit.max_rss_kib}};
 }
 
-ExitStatus ExitFromJson(JsonReader reader) {
+ExitStatus ExitFromJson(JsonReader& reader) {
   return {.exit_code = static_cast<int>(reader.Int("code", 0, INT_MIN, INT_MAX)),
           .signal = static_cast<int>(reader.Int("signal", 0, INT_MIN, INT_MAX)),
           .oom_killed = reader.Bool("oom"),
@@ -97,7 +97,8 @@ Result<Event> DecodeEvent(std::string_view text) {
               .container_id = reader.String("container"),
               .process_id = reader.String("process"),
               .body = {}};
-  auto body = FromJson(reader.Uint64("kind", std::variant_npos), reader.Object("body"));
+  JsonReader inner = reader.Object("body");
+  auto body = FromJson(reader.Uint64("kind", std::variant_npos), inner);
   if (!body) reader.Fail("kind", "is none that there is");
   if (reader.error()) return std::unexpected(*reader.error());
   event.body = std::move(*body);

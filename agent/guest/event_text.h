@@ -15,6 +15,6 @@ std::string EncodeEvent(const Event& event);
 base::Result<Event> DecodeEvent(std::string_view text);
 
 base::Json ExitToJson(const ExitStatus& exit);
-ExitStatus ExitFromJson(base::JsonReader reader);  // errors are the reader's
+ExitStatus ExitFromJson(base::JsonReader& reader);  // errors are the reader's
 
 }  // namespace gcs::guest

@@ -28,7 +28,7 @@ std::optional<ExitStatus> Await(const Fd& pidfd, base::Result<std::optional<Exit
       CHECK(reaped.error().err == EOPNOTSUPP);
       return std::nullopt;
     }
-    if (*reaped) return **reaped;
+    if (*reaped) return *reaped;
     usleep(1000);
   }
   return std::nullopt;

@@ -23,6 +23,7 @@
 #include <random>
 #include <set>
 #include <thread>
+#include <tuple>
 
 #include "base/clock.h"
 #include "base/init_control.h"
@@ -277,7 +278,8 @@ TEST_CASE("a crash while init is asked to hold the compacted log loses nothing, 
       REQUIRE(life->Put("removed", "", std::array{a.get()}));
       REQUIRE(life->Put("updated", ""));
       std::thread writer([&] {
-        for (int i = 0; i < 1100 && !waiting; ++i) (void)life->Update("updated", std::string(1000, 'x'));
+        for (int i = 0; i < 1100 && !waiting; ++i)
+          std::ignore = life->Update("updated", std::string(1000, 'x'));
       });
       waiting.wait(false);
       // Neither waits for init.
@@ -509,7 +511,7 @@ TEST_CASE("an agent killed at any moment has left all that it was told is kept, 
     const auto entries = life->TakeEntries();
     for (const auto& entry : entries) {
       CAPTURE(entry.key);
-      const int n = atoi(entry.value.c_str());
+      const auto n = static_cast<int>(strtol(entry.value.c_str(), nullptr, 10));
       const bool in_flight = n == last.putting && entry.key == std::to_string(n % 10);
       const auto found = expected.find(entry.key);
       REQUIRE((in_flight || (found != expected.end() && found->second == n)));

@@ -43,7 +43,7 @@ class InitThread {
  public:
   // `before`, `after` serving a packet; may wait.
   using Hook = std::function<void(const InitPacket&)>;
-  InitThread(Store* store, Fd end, Hook before = {}, Hook after = {})
+  InitThread(Store* store, Fd end, const Hook& before = {}, const Hook& after = {})
       : thread_([=, fd = end.Release()] {
           const Fd init(fd);
           for (;;) {
@@ -65,9 +65,9 @@ class InitThread {
 
 // One life of an agent on a store. Ends without ceremony.
 struct Life {
-  explicit Life(Store* store, InitThread::Hook before = {}, InitThread::Hook after = {}) {
+  explicit Life(Store* store, const InitThread::Hook& before = {}, const InitThread::Hook& after = {}) {
     auto pair = MakePair();
-    init.emplace(store, std::move(pair.second), std::move(before), std::move(after));
+    init.emplace(store, std::move(pair.second), before, after);
     line = LineOver(std::move(pair.first));
     auto opened = Keep::Open(line.get());
     if (!opened) FAIL(opened.error().ToString());

@@ -5,9 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <csignal>
+#include <cstdlib>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -112,15 +117,18 @@ class Killer {
   Killer(const Killer&) = delete;
   Killer& operator=(const Killer&) = delete;
 
-  // Returns when the next agent answers, which is later than the kill.
-  void Kill(const std::string& signal, const std::string& victim = {}) {
+  // Returns when the next agent answers; how long nobody did, in ms.
+  double Kill(const std::string& signal, const std::string& victim = {}) {
     const uint32_t before = Info().agent_restarts();
+    int64_t answered = base::MonotonicNs();
+    const int64_t deadline = answered + 60 * base::kNsPerSec;
     REQUIRE(output_->session().Write(signal + " " + victim + "\n"));
-    const int64_t deadline = base::MonotonicNs() + 60 * base::kNsPerSec;
     while (Info().agent_restarts() == before) {
-      REQUIRE(base::MonotonicNs() < deadline);
-      Pause(10);
+      answered = base::MonotonicNs();
+      REQUIRE(answered < deadline);
+      Pause(5);
     }
+    return static_cast<double>(base::MonotonicNs() - answered) / static_cast<double>(base::kNsPerMs);
   }
 
  private:
@@ -283,6 +291,134 @@ TEST_CASE("containers survive the agent's crash, with their streams, exits, moun
   const auto removed = vm.client().Call(remove);
   CHECK_MESSAGE(removed, Why(removed));
   REQUIRE(vm.vm().control().RemoveDisk(3, 9));
+}
+
+// What a client sees of the agent that is killed all the time: nothing but delay. Returns how many containers
+// it has had.
+int CreateAndDelete(const std::string& name, const std::atomic<bool>& stop, std::string& failure) {
+  host::Client& client = TestVm::Get().client();
+  constexpr host::CallOptions kPatient{.timeout_ms = 120'000};
+  const auto must = [&](const std::string& what, const auto& result) {
+    if (!result && failure.empty()) failure = what + ": " + result.error().ToString();
+    return result.has_value();
+  };
+  int count = 0;
+  for (; !stop && failure.empty(); ++count) {
+    const std::string id = name + std::to_string(count);
+    const auto root = TestVm::Get().storage().MountRoot(id, TestVm::Get().layers(), 0);
+    if (!must("mount", root)) break;
+    host::ContainerSettings settings;
+    settings.root_path = root->path;
+    settings.args = {"sh", "-c", "read line; echo $line; exit 3"};
+    const auto config = host::MakeOciConfig({}, settings);
+    if (!must("config", config)) break;
+    v1::CreateContainerRequest create;
+    create.set_container_id(id);
+    create.set_config_json(*config);
+    create.mutable_stdio()->mutable_stdin()->set_mode(v1::StreamSpec::MODE_STREAM);
+    create.mutable_stdio()->mutable_stdout()->set_mode(v1::StreamSpec::MODE_STREAM);
+    for (const std::string& mount : root->mount_ids) create.add_owned_mounts(mount);
+    if (!must("create " + id, client.Call(create, kPatient))) break;
+    v1::StartContainerRequest start;
+    start.set_container_id(id);
+    if (!must("start " + id, client.Call(start, kPatient))) break;
+    v1::ExecRequest exec;
+    exec.set_container_id(id);
+    exec.set_process_id("exec");
+    exec.set_process_json(R"({"args": ["sh", "-c", "exit 4"], "cwd": "/"})");
+    if (!must("exec " + id, client.Call(exec, kPatient))) break;
+    v1::WaitProcessRequest wait_exec;
+    wait_exec.set_container_id(id);
+    wait_exec.set_process_id("exec");
+    const auto exec_exit = client.Call(wait_exec, kPatient);
+    if (!must("wait for exec " + id, exec_exit)) break;
+    std::string text;
+    std::mutex mutex;
+    host::AttachOptions attach{.container_id = id, .in = true, .err = false};
+    attach.on_output = [&](v1::Stream, std::string_view data) {
+      const std::lock_guard lock(mutex);
+      text += data;
+    };
+    {
+      auto session = host::AttachSession::Open(client, std::move(attach));
+      if (!must("attach " + id, session)) break;
+      (*session)->Write(id + "\n");
+      (*session)->CloseStdin();
+      if (!must("output of " + id, (*session)->WaitOutputs(120'000))) break;
+    }
+    v1::WaitContainerRequest wait;
+    wait.set_container_id(id);
+    const auto exit = client.Call(wait, kPatient);
+    if (!must("wait for " + id, exit)) break;
+    if (exit->exit().exit_code() != 3 || exec_exit->exit().exit_code() != 4 || text != id + "\n") {
+      failure = id + " ended with " + std::to_string(exit->exit().exit_code()) + ", its exec with " +
+                std::to_string(exec_exit->exit().exit_code()) + ", and said \"" + text + "\"";
+    }
+    v1::DeleteContainerRequest remove;
+    remove.set_container_id(id);
+    if (!must("delete " + id, client.Call(remove, kPatient))) break;
+  }
+  return count;
+}
+
+TEST_CASE("an agent that is killed again and again loses nothing and leaves nothing") {
+  TestVm& vm = TestVm::Get();
+  const int rounds = getenv("GCS_TEST_FULL") != nullptr ? 200 : 6;
+  std::mt19937 random(std::random_device{}());
+  Run("echo", {.args = {"cat"}});
+  const auto mounts = vm.client().Call(v1::ListMountsRequest());
+  REQUIRE(mounts);
+  std::atomic<bool> stop = false;
+  std::array<std::string, 2> failures;
+  std::array<int, 2> counts{};
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    threads.emplace_back([&, i] { counts[i] = CreateAndDelete(i == 0 ? "a" : "b", stop, failures[i]); });
+  }
+  // A stream through a container that lives through all of it, each byte by its place.
+  const auto byte_at = [](uint64_t at) { return static_cast<char>(at * 37 + (at >> 7)); };
+  std::atomic<uint64_t> echoed = 0;
+  std::atomic<bool> wrong = false;
+  host::AttachOptions attach{.container_id = "echo", .in = true, .err = false};
+  attach.on_output = [&](v1::Stream, std::string_view data) {
+    for (const char c : data) wrong = wrong || c != byte_at(echoed++);
+  };
+  auto stream = host::AttachSession::Open(vm.client(), std::move(attach));
+  REQUIRE(stream);
+  uint64_t sent = 0;
+  threads.emplace_back([&] {
+    while (!stop) {
+      std::string piece;
+      for (int i = 0; i < 20'000; ++i) piece += byte_at(sent + static_cast<uint64_t>(i));
+      if (!(*stream)->Write(piece)) return;
+      sent += piece.size();
+    }
+  });
+  std::vector<double> gaps;
+  {
+    Killer killer;
+    for (int round = 0; round < rounds; ++round) {
+      Pause(std::uniform_int_distribution<int>(0, 3000)(random));
+      gaps.push_back(killer.Kill(round % 2 == 0 ? "9" : "SEGV"));
+    }
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  for (const std::string& failure : failures) CHECK(failure == "");
+  (*stream)->CloseStdin();
+  CHECK((*stream)->WaitOutputs(120'000));
+  CHECK(echoed == sent);
+  CHECK_FALSE(wrong);
+  CHECK((*stream)->lost_bytes() == 0);
+  Delete("echo");
+  CHECK(Info().containers() == 0);
+  const auto left = vm.client().Call(v1::ListMountsRequest());
+  REQUIRE(left);
+  CHECK(left->mounts_size() == static_cast<int>(vm.layers().size()));
+  std::ranges::sort(gaps);
+  MESSAGE(gaps.size() << " rounds and recoveries; nobody answered for " << gaps[gaps.size() / 2]
+                      << " ms (median), " << gaps.back() << " ms (most); " << counts[0] + counts[1]
+                      << " containers and " << sent / 1000 << " kB came and went meanwhile");
 }
 
 // Last: it ends the VM.
