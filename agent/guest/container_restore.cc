@@ -109,6 +109,17 @@ Result<std::shared_ptr<Container>> Containers::RestoreContainer(const std::strin
   return container;
 }
 
+void Containers::FinishRemoval(const std::string& container_id, const std::vector<std::string>& owned) {
+  for (const std::string& mount : owned) std::ignore = backends_.storage->SetOwner(mount, container_id);
+  const auto released = backends_.storage->ReleaseOwned(
+      container_id, {.deadline_ns = base::MonotonicNs() + kFinishNs, .cancel_fd = -1});
+  if (!released) base::LogError("release mounts", released.error(), {{"container", container_id}});
+  backends_.journal->AppendOnce(container_id, "", ContainerDeleted{});
+  ForgetKept(container_id);
+  const std::lock_guard lock(mutex_);
+  containers_.erase(container_id);
+}
+
 std::vector<std::function<void()>> Containers::Restore(std::vector<Keep::Entry> entries) {
   std::map<std::string, std::string> configs;
   std::map<std::string, std::map<std::string, Keep::Entry>> processes;
@@ -130,13 +141,20 @@ std::vector<std::function<void()>> Containers::Restore(std::vector<Keep::Entry> 
     }
   }
   std::vector<std::function<void()>> unfinished;
+  const auto remove = [&](const std::string& id, const std::vector<std::string>& owned) {
+    // Nobody has the id until it is done.
+    const std::lock_guard lock(mutex_);
+    containers_.emplace(id, std::make_shared<Container>(id));
+    unfinished.emplace_back([this, id, owned] { FinishRemoval(id, owned); });
+  };
   for (auto& [id, record] : records) {
     const bool deleting = record.deleting;
     const std::vector<std::string> owned = record.owned_mounts;
     auto restored = RestoreContainer(id, configs[id], std::move(record));
     if (!restored) {
-      base::LogError("restore container", restored.error(), {{"container", id}});
-      ForgetKept(id);
+      // Of one that was being deleted the cgroup may be gone already, and all that is left are its mounts.
+      if (!deleting) base::LogError("restore container", restored.error(), {{"container", id}});
+      remove(id, owned);
       continue;
     }
     const std::shared_ptr<Container>& container = *restored;
@@ -171,7 +189,7 @@ std::vector<std::function<void()>> Containers::Restore(std::vector<Keep::Entry> 
     }
     if (container->init == nullptr) {
       base::LogError("restore container", {"find first process", ENOENT, id, {}});
-      ForgetKept(id);
+      remove(id, owned);
       continue;
     }
     const Process& init = *container->init;

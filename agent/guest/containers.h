@@ -185,6 +185,8 @@ class Containers {
   void Tell(const Container& container, const std::string& process_id, EventBody body);
   base::Result<> KeepContainer(Container& container, const CreateContainer& request);
   void ForgetKept(const std::string& container_id);
+  // Of a container that an agent that crashed left without a cgroup or a process.
+  void FinishRemoval(const std::string& container_id, const std::vector<std::string>& owned);
   base::Result<std::shared_ptr<Container>> RestoreContainer(const std::string& container_id,
                                                             const std::string& config,
                                                             ContainerRecord record);

@@ -38,6 +38,7 @@ Result<> Storage::Restore(const std::string& mount_id, std::string_view descript
   base::JsonReader reader(json, "restore mount");
   auto entry = std::make_shared<Entry>();
   entry->state = Entry::State::kMounted;
+  entry->restored = true;
   entry->info = {
       .mount_id = mount_id,
       .kind = static_cast<MountKind>(reader.Int("kind", 0, 0, static_cast<int>(MountKind::kTmpfs))),

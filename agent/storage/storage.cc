@@ -86,6 +86,7 @@ struct Storage::Plan {
   std::shared_ptr<Entry> entry = std::make_shared<Entry>();
   std::vector<std::string> layers;
   std::vector<std::string> layer_paths;  // filled by Admit
+  bool restored_scratch = false;         // likewise
   // On the caller's thread after admission: what waits by itself.
   std::function<Result<>(Plan&, const Wait&)> prepare;
   // On a worker; the detached mount.
@@ -153,6 +154,7 @@ Result<> Storage::AdmitOverlay(Plan& plan) {
   if (Contains(plan.layers, entry.scratch))
     return MakeError(EINVAL, "check scratch", entry.scratch, "it is a layer too");
   entry.scratch_path = scratch->info.path;
+  plan.restored_scratch = scratch->restored;
   for (const auto& [id, other] : entries_) {
     if (other->scratch != entry.scratch) continue;
     // The kernel only warns of an upper directory with two users, and leaves both undefined.
@@ -325,9 +327,15 @@ Result<Mounted> Storage::MountOverlay(const OverlayMount& request, const Wait& w
     const OverlayBuild build{.lower = p.layer_paths, .object = entry.info.path};
     if (entry.scratch.empty()) return BuildReadOnlyOverlay(build);
     GCS_ASSIGN(const Fd scratch, base::OpenFile(entry.scratch_path, O_PATH | O_DIRECTORY | O_NOFOLLOW));
-    return BuildOverlay(
-        build, {.scratch = scratch.get(), .scratch_path = entry.scratch_path, .dir = entry.scratch_dir},
-        p.made);
+    const OverlayUpper upper{
+        .scratch = scratch.get(), .scratch_path = entry.scratch_path, .dir = entry.scratch_dir};
+    // An agent that crashed in the middle of this call may have left its mark there, that of a mount which
+    // was never used. The scratch has been mounted ever since, so nothing that was written to it is lost.
+    if (p.restored_scratch) {
+      if (auto cleaned = CleanOverlayUpper(upper, false); !cleaned && cleaned.error().err != ENOENT)
+        return std::unexpected(cleaned.error());
+    }
+    return BuildOverlay(build, upper, p.made);
   };
   return Mount(plan, wait);
 }

@@ -24,6 +24,7 @@ struct Storage::Entry {
   std::string scratch_path;
   std::string scratch_dir;
   bool discard = false;
+  bool restored = false;                 // made by an agent that crashed
   std::shared_ptr<base::Fd> connection;  // shares: to the file server
 };
 
