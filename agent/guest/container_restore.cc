@@ -141,7 +141,7 @@ std::vector<std::function<void()>> Containers::Restore(std::vector<Keep::Entry> 
     }
   }
   std::vector<std::function<void()>> unfinished;
-  const auto remove = [&](const std::string& id, const std::vector<std::string>& owned) {
+  const auto give_up = [&](const std::string& id, const std::vector<std::string>& owned) {
     // Nobody has the id until it is done.
     const std::lock_guard lock(mutex_);
     containers_.emplace(id, std::make_shared<Container>(id));
@@ -154,7 +154,7 @@ std::vector<std::function<void()>> Containers::Restore(std::vector<Keep::Entry> 
     if (!restored) {
       // Of one that was being deleted the cgroup may be gone already, and all that is left are its mounts.
       if (!deleting) base::LogError("restore container", restored.error(), {{"container", id}});
-      remove(id, owned);
+      give_up(id, owned);
       continue;
     }
     const std::shared_ptr<Container>& container = *restored;
@@ -189,7 +189,7 @@ std::vector<std::function<void()>> Containers::Restore(std::vector<Keep::Entry> 
     }
     if (container->init == nullptr) {
       base::LogError("restore container", {"find first process", ENOENT, id, {}});
-      remove(id, owned);
+      give_up(id, owned);
       continue;
     }
     const Process& init = *container->init;
