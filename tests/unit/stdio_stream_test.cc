@@ -415,6 +415,7 @@ TEST_CASE("a session may be dropped from its own wake callback") {
                           }});
   REQUIRE(made);
   *session = std::move(*made);
+  loop.Sync();  // the loop's thread has seen it
   REQUIRE(WriteAll(child.out.get(), "x"));
   CHECK(signal->Wait());
   loop.Sync();
@@ -442,8 +443,8 @@ TEST_CASE("a thousand processes' streams come and go without a leak of descripto
       io->ProcessExited({});
     }
   }
-  loop.Sync();
-  CHECK(OpenFds() == fds);  // and with them the memory files
+  // And with them the memory files, once the last pump that was asked for has had its turn.
+  CHECK(WaitUntil([&] { return OpenFds() == fds; }));
 }
 
 TEST_CASE("a creation that fails in the middle leaves no descriptor behind") {
