@@ -353,7 +353,7 @@ TEST_CASE("a real grandchild that writes without end does not hold the end back"
   for (size_t at = 0; at < got.data.size();) {
     const size_t eol = got.data.find('\n', at);
     if (eol == string::npos) break;
-    if (isdigit(got.data[at]) != 0) grandchild = atoi(got.data.c_str() + at);
+    if (isdigit(got.data[at]) != 0) grandchild = std::stoi(got.data.substr(at, eol - at));
     at = eol + 1;
   }
   REQUIRE(grandchild > 1);

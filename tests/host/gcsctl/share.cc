@@ -53,9 +53,11 @@ std::string MountPoint(const std::string& state_file) {
   return state_file.substr(0, state_file.size() - std::string_view(".json").size());
 }
 
-// Serves `directory`; with a `mount_point`, which is what is exported then, read-only.
+// Serves `directory`; with a `mount_point`, which is what is exported then, read-only. It runs in
+// `own_dir`, where its core file goes if it leaves one (it raises that limit itself).
 base::Result<pid_t> SpawnServer(const std::string& directory, const std::string& mount_point,
-                                const std::string& socket, const std::string& log) {
+                                const std::string& socket, const std::string& own_dir,
+                                const std::string& log) {
   if (access(kDiod, X_OK) != 0) {
     return base::MakeError(errno, "share directory", kDiod, "not there: apt-get install diod");
   }
@@ -80,6 +82,7 @@ base::Result<pid_t> SpawnServer(const std::string& directory, const std::string&
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   for (const int fd : {0, 1, 2}) posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
+  posix_spawn_file_actions_addchdir_np(&actions, own_dir.c_str());
   pid_t pid = 0;
   const int err = posix_spawn(&pid, argv[0], &actions, &attributes, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
@@ -137,7 +140,7 @@ base::Result<> Serve(Share& share, const Machine& machine, const std::string& co
   const std::string mount_point = read_only ? MountPoint(share.state_file) : "";
   if (read_only) GCS_TRY(base::MakeDirs(mount_point, 0700));
   share.name = read_only ? mount_point : directory;
-  GCS_ASSIGN(const pid_t pid, SpawnServer(directory, mount_point, socket, log));
+  GCS_ASSIGN(const pid_t pid, SpawnServer(directory, mount_point, socket, machine.dir, log));
   const Json json = {{"container", container_id},    {"pid", pid},
                      {"start_time", StartTime(pid)}, {"socket", socket},
                      {"directory", directory},       {"name", share.name}};
