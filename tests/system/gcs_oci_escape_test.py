@@ -5,14 +5,17 @@ the control: the container must be seen to escape there. Elsewhere gcs-oci-weake
 out."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
 
-from oci_support import (BUILD, GCS_OCI, RUNC, Machine, Runtime, bad, case, good, in_views, make_root, read, run_cases, write)
+from oci_support import (BUILD, GCS_OCI, RUNC, Machine, Runtime, bad, case, good, in_views, make_root, read, refuse, run_cases, write)
 
 CRUN = "/usr/bin/crun"
 WEAKENED = os.path.join(BUILD, "tests", "system", "gcs-oci-weakened")
@@ -78,6 +81,70 @@ def sealed(oci, _runc, _crun):
     program = f"/proc/{oci.state(name)['pid']}/exe"
     assert os.readlink(program) == "/" + os.path.basename(GCS_OCI), "not in an overlay of its own: " + os.readlink(program)
     good(oci("delete", "--force", name))
+
+
+def copied(runtime, **options):
+    """A created container's process is a copy in memory that stays as it is, and the container is as any other."""
+    name = runtime.create("sh", "-c", "exec 3>/work/ran; echo $(readlink /proc/$$/exe) >&3", **options)
+    pid = runtime.state(name)["pid"]
+    program, ran = f"/proc/{pid}/exe", os.path.join(runtime.machine.rootfs, "work", "ran")
+    shown = os.readlink(program)
+    assert shown == "/memfd:gcs-oci (deleted)", "no copy: " + shown
+    seen = os.open(program, os.O_RDONLY)
+    try:
+        wanted = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        seals = fcntl.fcntl(seen, fcntl.F_GET_SEALS)
+        assert seals & wanted == wanted, f"seals {seals:#x}"
+        unwritable(f"/proc/self/fd/{seen}", errno.ETXTBSY)
+        good(runtime("start", name, **options))
+        runtime.stopped(name)
+        assert read(ran) == "/bin/busybox\n", read(ran)
+        # Nobody executes it any more: it can be opened, but that is all.
+        good(runtime("delete", name))
+        unwritable(f"/proc/self/fd/{seen}", errno.EPERM)
+        copy = b"".join(iter(lambda: os.read(seen, 1 << 20), b""))
+        assert copy == content(runtime.program), "not the program"
+    finally:
+        os.close(seen)
+        good(runtime("delete", "--force", name))
+    os.unlink(ran)
+    # And the same in an exec.
+    with runtime.sleeper(**options) as name:
+        good(runtime("exec", name, "cat", "/proc/self/comm", **options), "cat\n")
+    assert not runtime.left() and not runtime.machine.cgroups()
+
+
+def unwritable(path, err):
+    """Opening, changing or shortening it fails with that."""
+    acts = {"pwrite": lambda file: os.pwrite(file, b"overwritten", 0), "append": lambda file: os.pwrite(file, b"x", os.fstat(file).st_size),
+            "shorten": lambda file: os.ftruncate(file, 1)}
+    for act, change in acts.items():
+        try:
+            file = os.open(path, os.O_RDWR)
+            try:
+                change(file)
+            finally:
+                os.close(file)
+        except OSError as error:
+            assert error.errno == err, (act, error)
+            continue
+        raise AssertionError(f"{act} worked on {path}")
+
+
+@case("escape 01: without an overlay the program is a sealed copy in memory (CVE-2019-5736)")
+def sealed_copy(oci, _runc, _crun):
+    nr_fsmount, nr_memfd_create, mount_attr_rdonly, mfd_of_6_3 = 432, 319, 1, 0x13
+    # A kernel without overlayfs, or a sandbox around us. Only what sealed.cc mounts is read-only and nothing else.
+    for err in (errno.EPERM, errno.ENOSYS):
+        copied(oci, preexec_fn=refuse(err, nr_fsmount, 2, mount_attr_rdonly))
+    # A place that no option of overlayfs can name.
+    folder = oci.machine.path("a:b")
+    os.mkdir(folder)
+    shutil.copy(GCS_OCI, folder)
+    elsewhere = Runtime(os.path.join(folder, os.path.basename(GCS_OCI)), oci.machine)
+    copied(elsewhere)
+    # And a kernel before 6.3.
+    copied(elsewhere, preexec_fn=refuse(errno.EINVAL, nr_memfd_create, 1, mfd_of_6_3))
 
 
 @case("escape 01: an image that makes the runtime execute itself gets nothing to write to")
