@@ -172,7 +172,10 @@ void Spawn(Request& request, int own_pid_namespace) noexcept {
 
 // Tells the daemon: 0, or why it is in vain.
 void ReportReady(int socket, int err) noexcept {
-  if (send(socket, &err, sizeof err, MSG_NOSIGNAL) < 0 || err != 0) _exit(1);
+  ssize_t n = 0;
+  do n = send(socket, &err, sizeof err, MSG_NOSIGNAL);
+  while (n < 0 && errno == EINTR);
+  if (n < 0 || err != 0) _exit(1);
 }
 
 // Not dumpable: neither it nor a container's process before its execve can be traced or looked into

@@ -150,6 +150,9 @@ Result<Made> MakeContainer(const Global& global, const CreateCommand& command, b
   }
   record.pid = container->init.pid();
   record.start_time = StartTime(record.pid);
+  // Without it the process could not be told from a later one of that number: the container would seem
+  // stopped.
+  if (record.start_time == 0) return destroy(MakeError(ESRCH, "find process", command.id).error());
   record.made_rdt = container->rdt && container->rdt->made();
   for (const auto& done : {store.Save(record), WritePidFile(command.process.pid_file, record.pid)}) {
     if (!done) return destroy(done.error());

@@ -37,7 +37,9 @@ constexpr int64_t kLockStepNs = 10 * base::kNsPerMs;
 
 Result<Fd> LockDirectory(int dir, const std::string& path, int operation) {
   GCS_ASSIGN(Fd lock, base::OpenFileAt(dir, kLock, O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
-  if (flock(lock.get(), operation) != 0) return ErrnoError("lock", path);
+  while (flock(lock.get(), operation) != 0) {
+    if (errno != EINTR) return ErrnoError("lock", path);
+  }
   return lock;
 }
 
@@ -84,7 +86,9 @@ Result<Store> Store::Open(const std::string& root, const std::string& id, Access
   if (!engine::ValidId(id)) return MakeError(EINVAL, "find container", id.substr(0, 64), "bad container id");
   const std::string path = root + "/" + id;
   auto dir = base::OpenFile(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  if (!dir) return NoContainer(id);
+  // Any other failure says nothing about the container: delete --force must not take it for gone.
+  if (!dir && dir.error().err == ENOENT) return NoContainer(id);
+  if (!dir) return std::unexpected(dir.error());
   Fd lock;
   if (access == Access::kChange) {
     auto locked = LockDirectory(dir->get(), path, LOCK_EX | LOCK_NB);
