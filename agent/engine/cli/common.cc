@@ -57,6 +57,8 @@ Result<Loaded> Load(Store store) {
   loaded.container.options.bundle = loaded.record.bundle;
   GCS_ASSIGN(loaded.cgroups, engine::CgroupRoot::Open(kCgroupMount));
   auto cgroup = loaded.cgroups->Find(loaded.record.cgroup_path);
+  // Only what is not there has no processes to be removed.
+  if (!cgroup && cgroup.error().err != ENOENT) return std::unexpected(cgroup.error());
   if (cgroup) loaded.container.cgroup = std::move(*cgroup);
   loaded.container.options.hierarchies = loaded.cgroups->hierarchies();
   if (loaded.record.pid == 0 && loaded.store.Busy()) {
