@@ -140,7 +140,7 @@ int CreateFileInRoot(int root, const char* path, mode_t mode) noexcept {
     char leaf[NAME_MAX + 1];
     const int parent = OpenParentInRoot(root, current, 0755, leaf);
     if (parent < 0) return parent;
-    fd = OpenResolved(parent, leaf, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY, mode,
+    fd = OpenResolved(parent, leaf, O_CREAT | O_EXCL | O_NOFOLLOW | O_RDONLY, mode,
                       RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
     if (fd == -EEXIST || fd == -ELOOP) {
       // Made by somebody else meanwhile, or a link to something that does not exist yet (/etc/resolv.conf of

@@ -214,6 +214,10 @@ struct Spec {
   [[nodiscard]] bool MakesNamespace(int flag) const;
 };
 
+// The kind of namespace (CLONE_NEW*) that a sysctl is of, "net.core.somaxconn" or with "/" between its parts;
+// 0: the whole machine's, or no name of one. `path`: where it is below /proc/sys.
+int SysctlNamespace(std::string_view key, std::string* path);
+
 // `bundle`: what relative paths of the root and of bind sources count from; empty: they are refused.
 base::Result<Spec> ParseSpec(std::string_view config_json, const std::string& bundle = {});
 // A process object for an exec. What it leaves out comes from `defaults`, but for args and terminal.

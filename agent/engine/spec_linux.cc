@@ -225,27 +225,35 @@ void ReadLinux(JsonReader reader, Spec& spec) {
   }
 }
 
-void CheckSysctls(JsonReader& reader, Spec& spec) {
+int SysctlNamespace(std::string_view key, std::string* path) {
   constexpr std::array<std::string_view, 8> kIpc{"kernel.msgmax", "kernel.msgmnb",         "kernel.msgmni",
                                                  "kernel.sem",    "kernel.shmall",         "kernel.shmmax",
                                                  "kernel.shmmni", "kernel.shm_rmid_forced"};
+  std::string name(key);
+  if (name.find('.') == std::string::npos) std::ranges::replace(name, '/', '.');
+  const bool plain = name.find("..") == std::string::npos && name.find('/') == std::string::npos &&
+                     name.find_first_of(" \t\n=+") == std::string::npos &&
+                     name.find('\0') == std::string::npos;
+  if (!plain) return 0;
+  int kind = 0;
+  if (name.starts_with("net.")) kind = CLONE_NEWNET;
+  if (std::ranges::find(kIpc, name) != kIpc.end() || name.starts_with("fs.mqueue.")) kind = CLONE_NEWIPC;
+  if (name == "kernel.domainname") kind = CLONE_NEWUTS;
+  if (name.starts_with("user.")) kind = CLONE_NEWUSER;
+  std::ranges::replace(name, '.', '/');
+  *path = std::move(name);
+  return kind;
+}
+
+void CheckSysctls(JsonReader& reader, Spec& spec) {
   for (auto& [key, value] : spec.sysctl) {
-    std::string name = key;
-    if (name.find('.') == std::string::npos) std::ranges::replace(name, '/', '.');
-    const auto own = [&](int flag) { return spec.MakesNamespace(flag); };
-    const bool plain = name.find("..") == std::string::npos && name.find('/') == std::string::npos &&
-                       name.find_first_of(" \t\n=+") == std::string::npos &&
-                       value.find('\n') == std::string::npos;
-    const bool net = name.starts_with("net.") && own(CLONE_NEWNET);
-    const bool ipc =
-        (std::ranges::find(kIpc, name) != kIpc.end() || name.starts_with("fs.mqueue.")) && own(CLONE_NEWIPC);
-    const bool uts = name == "kernel.domainname" && own(CLONE_NEWUTS) && spec.domainname.empty();
-    const bool user = name.starts_with("user.") && own(CLONE_NEWUSER);
-    if (!plain || (!net && !ipc && !uts && !user)) {
+    std::string path;
+    const int kind = SysctlNamespace(key, &path);
+    if (kind == 0 || !spec.MakesNamespace(kind) || (kind == CLONE_NEWUTS && !spec.domainname.empty()) ||
+        value.find('\n') != std::string::npos) {
       reader.Fail("linux.sysctl." + key, "is not a sysctl of a namespace of the container");
     }
-    std::ranges::replace(name, '.', '/');
-    key = name;
+    key = std::move(path);
   }
 }
 

@@ -33,6 +33,7 @@
 #include "guest/journal.h"
 #include "guest/keep.h"
 #include "guest/leftovers.h"
+#include "guest/pods.h"
 #include "rpc/recover.h"
 #include "rpc/server.h"
 #include "rpc/services.h"
@@ -94,10 +95,12 @@ void RestoreMounts(guest::Keep& keep, storage::Storage& storage, std::vector<gue
 
 // What the agent before this one left when it crashed and could not be taken over. Only in a machine that is
 // the agent's alone, which is where init starts it. Trouble is no reason not to serve.
-void RemoveLeftovers(storage::Storage& storage, const guest::Containers& containers) {
+void RemoveLeftovers(storage::Storage& storage, const guest::Containers& containers,
+                     const guest::Pods& pods) {
   const int64_t deadline_ns = base::MonotonicNs() + kLeftoversTimeoutNs;
   guest::LeftoverCgroups left;
   left.living = containers.CgroupPaths();
+  std::ranges::move(pods.CgroupPaths(), std::back_inserter(left.living));
   const auto cgroups = guest::RemoveLeftovers(left, deadline_ns);
   if (!cgroups) base::LogError("containers of an earlier agent", cgroups.error());
   // Not in vain after a container that does not end: the mounts of others may go.
@@ -156,9 +159,11 @@ base::Result<> Serve(const Options& options) {
   const auto devices = guest::DeviceEvents::Start(loop.get(), &journal);
   if (!devices) base::LogError("device events", devices.error());
 
+  const std::string pods_dir = options.state_dir + "/pods";
   // Declared before the pools: their destructors run what is queued, which may use all of this.
   storage::StorageOptions storage_options{.default_dir = options.state_dir + "/mounts",
-                                          .target_roots = {options.state_dir}};
+                                          .target_roots = {options.state_dir},
+                                          .reserved = {pods_dir}};
   if (keep != nullptr) {
     storage_options.keep = [&keep](const std::string& id, const std::string& text, int connection) {
       const std::array fds{connection};
@@ -167,19 +172,22 @@ base::Result<> Serve(const Options& options) {
     storage_options.forget = [&keep](const std::string& id) { keep->Remove(std::string(kMountKey) + id); };
   }
   storage::Storage storage(std::move(storage_options));
+  std::unique_ptr<guest::Pods> pods;
   std::unique_ptr<guest::Containers> containers;
   rpc::Core core;
   std::vector<rpc::RequestCache::Open> open_calls;
   std::vector<std::function<void()>> unfinished;
   if (options.containers) {
-    containers = std::make_unique<guest::Containers>(
-        guest::Containers::Backends{loop.get(), engine.get(), &storage, &journal, dialer.get(), keep.get()});
+    pods = std::make_unique<guest::Pods>(guest::Pods::Options{.dir = pods_dir}, engine.get(), keep.get());
+    containers = std::make_unique<guest::Containers>(guest::Containers::Backends{
+        loop.get(), engine.get(), &storage, &journal, dialer.get(), pods.get(), keep.get()});
   }
   if (keep != nullptr) {
     open_calls = core.requests.KeepIn(keep.get(), kept, base::MonotonicNs());
     RestoreMounts(*keep, storage, kept);
+    pods->Restore(kept);
     unfinished = containers->Restore(std::move(kept));
-    RemoveLeftovers(storage, *containers);
+    RemoveLeftovers(storage, *containers, *pods);
   }
   std::unique_ptr<rpc::Server> server;
   std::vector<std::unique_ptr<transport::Listener>> listeners;
@@ -220,6 +228,8 @@ base::Result<> Serve(const Options& options) {
     services.push_back(rpc::MakeProcessService(&core, containers.get()));
     services.push_back(rpc::MakeStdioService(&core, containers.get()));
     services.push_back(rpc::MakeStorageService(&core, &storage, dialer.get()));
+    services.push_back(rpc::MakePodService(&core, pods.get()));
+    services.push_back(rpc::MakeNetworkService(&core, pods.get()));
   }
   for (const rpc::BuiltService& service : services) {
     features->insert(features->end(), service.features.begin(), service.features.end());
@@ -251,7 +261,7 @@ base::Result<> Serve(const Options& options) {
     // In this order: what the calls were at is done or undone when they are answered.
     work_pool.Post([&, tasks = std::move(unfinished)] {
       for (const auto& task : tasks) task();
-      rpc::EndOpenCalls(core.requests, open_calls, *containers, storage, journal);
+      rpc::EndOpenCalls(core.requests, open_calls, *containers, *pods, storage, journal);
     });
   }
 

@@ -93,7 +93,7 @@ class Container {
 
   base::Fd memory_events;  // of the loop's thread: the cgroup's file of that name, or none
 
-  ContainerRecord record;  // as it is kept; under `life`
+  ContainerRecord record;  // as it is kept; constant from kCreated on, but for `deleting`, under `life`
   bool restored = false;   // of an agent that may have told what happens to it; constant
 
   // Constant from kCreated on, but for the cgroup's limits (under `life`).

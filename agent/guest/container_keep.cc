@@ -44,6 +44,7 @@ std::string Encode(const ContainerRecord& record) {
                {"created", record.created_at_ns},
                {"labels", labels},
                {"owned", record.owned_mounts},
+               {"pod", record.pod_id},
                {"deleting", record.deleting}});
 }
 
@@ -53,6 +54,7 @@ Result<ContainerRecord> DecodeContainer(std::string_view text) {
   ContainerRecord record{.cgroup_path = reader.RequiredString("cgroup"),
                          .created_at_ns = Number(reader, "created"),
                          .owned_mounts = reader.Strings("owned"),
+                         .pod_id = reader.String("pod"),
                          .deleting = reader.Bool("deleting")};
   for (JsonReader& label : reader.Objects("labels"))
     record.labels.emplace_back(label.String("key"), label.String("value"));

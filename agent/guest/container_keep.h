@@ -26,6 +26,7 @@ struct ContainerRecord {
   int64_t created_at_ns = 0;
   std::vector<std::pair<std::string, std::string>> labels;
   std::vector<std::string> owned_mounts;
+  std::string pod_id;
   bool deleting = false;  // Delete has begun, and is to be finished
 };
 std::string Encode(const ContainerRecord& record);

@@ -89,6 +89,7 @@ ContainerInfo Describe(const Container& container) {
   info.args = container.engine->spec.process->args;
   info.root_path = container.engine->spec.root_path;
   info.cgroup_path = container.engine->cgroup->path();
+  info.pod_id = container.record.pod_id;
   return info;
 }
 

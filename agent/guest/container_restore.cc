@@ -98,6 +98,7 @@ Result<std::shared_ptr<Container>> Containers::RestoreContainer(const std::strin
                                                                 ContainerRecord record) {
   auto container = std::make_shared<Container>(container_id);
   GCS_ASSIGN(engine::Spec spec, engine::ParseSpec(config));
+  if (!record.pod_id.empty()) GCS_TRY(backends_.pods->Join(record.pod_id, container_id, spec));
   GCS_ASSIGN(engine::EngineContainer engine,
              backends_.engine->Adopt(container_id, std::move(spec), record.cgroup_path, ""));
   container->engine = std::make_unique<engine::EngineContainer>(std::move(engine));
@@ -109,11 +110,13 @@ Result<std::shared_ptr<Container>> Containers::RestoreContainer(const std::strin
   return container;
 }
 
-void Containers::FinishRemoval(const std::string& container_id, const std::vector<std::string>& owned) {
+void Containers::FinishRemoval(const std::string& container_id, const std::vector<std::string>& owned,
+                               const std::string& pod_id) {
   for (const std::string& mount : owned) std::ignore = backends_.storage->SetOwner(mount, container_id);
   const auto released = backends_.storage->ReleaseOwned(
       container_id, {.deadline_ns = base::MonotonicNs() + kFinishNs, .cancel_fd = -1});
   if (!released) base::LogError("release mounts", released.error(), {{"container", container_id}});
+  if (!pod_id.empty()) backends_.pods->Leave(pod_id, container_id);
   backends_.journal->AppendOnce(container_id, "", ContainerDeleted{});
   ForgetKept(container_id);
   const std::lock_guard lock(mutex_);
@@ -141,20 +144,22 @@ std::vector<std::function<void()>> Containers::Restore(std::vector<Keep::Entry> 
     }
   }
   std::vector<std::function<void()>> unfinished;
-  const auto give_up = [&](const std::string& id, const std::vector<std::string>& owned) {
+  const auto give_up = [&](const std::string& id, const std::vector<std::string>& owned,
+                           const std::string& pod_id) {
     // Nobody has the id until it is done.
     const std::lock_guard lock(mutex_);
     containers_.emplace(id, std::make_shared<Container>(id));
-    unfinished.emplace_back([this, id, owned] { FinishRemoval(id, owned); });
+    unfinished.emplace_back([this, id, owned, pod_id] { FinishRemoval(id, owned, pod_id); });
   };
   for (auto& [id, record] : records) {
     const bool deleting = record.deleting;
     const std::vector<std::string> owned = record.owned_mounts;
+    const std::string pod_id = record.pod_id;
     auto restored = RestoreContainer(id, configs[id], std::move(record));
     if (!restored) {
       // Of one that was being deleted the cgroup may be gone already, and all that is left are its mounts.
       if (!deleting) base::LogError("restore container", restored.error(), {{"container", id}});
-      give_up(id, owned);
+      give_up(id, owned, pod_id);
       continue;
     }
     const std::shared_ptr<Container>& container = *restored;
@@ -189,7 +194,7 @@ std::vector<std::function<void()>> Containers::Restore(std::vector<Keep::Entry> 
     }
     if (container->init == nullptr) {
       base::LogError("restore container", {"find first process", ENOENT, id, {}});
-      give_up(id, owned);
+      give_up(id, owned, pod_id);
       continue;
     }
     const Process& init = *container->init;

@@ -180,9 +180,11 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
   }
   const auto process = std::make_shared<Process>(id, "");
   process->kept = std::make_shared<KeptProcess>(backends_.keep, ProcessKey(id, ""));
+  bool joined = false;
   const auto undo = [&](base::Error error) -> std::unexpected<base::Error> {
     process->kept->Remove();
     backends_.storage->Disown(id);
+    if (joined) backends_.pods->Leave(request.pod_id, id);
     const std::lock_guard lock(mutex_);
     containers_.erase(id);
     return std::unexpected(std::move(error));
@@ -193,6 +195,10 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
   if (!spec->process)
     return undo({"parse config.json", EINVAL, "process", "is required to create a container"});
 
+  if (!request.pod_id.empty()) {
+    if (auto put = backends_.pods->Join(request.pod_id, id, *spec); !put) return undo(put.error());
+    joined = true;
+  }
   // Mounts below the root or a bind source must not go away under the container.
   std::vector<std::string> paths{spec->root_path};
   for (const engine::Mount& mount : spec->mounts) {
@@ -250,7 +256,8 @@ Result<Spawned> Containers::Create(const CreateContainer& request, int64_t deadl
   container->record = {.cgroup_path = made->cgroup->path(),
                        .created_at_ns = base::RealtimeNs(),
                        .labels = request.labels,
-                       .owned_mounts = request.owned_mounts};
+                       .owned_mounts = request.owned_mounts,
+                       .pod_id = request.pod_id};
   if (auto kept = process->kept->Put(record, made->init.pidfd(), made->init.sync(), *io->io); !kept)
     return destroy(kept.error());
   if (auto kept = KeepContainer(*container, request); !kept) {
@@ -425,6 +432,7 @@ Result<std::vector<Timing>> Containers::Delete(const std::string& container_id, 
   ForgetMemory(container);
   auto released =
       backends_.storage->ReleaseOwned(container_id, {.deadline_ns = deadline_ns, .cancel_fd = -1});
+  if (!container->record.pod_id.empty()) backends_.pods->Leave(container->record.pod_id, container_id);
   {
     const std::lock_guard lock(container->mutex);
     container->status = ContainerStatus::kCreating;  // for those who have found it before it left the table

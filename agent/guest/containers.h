@@ -19,6 +19,7 @@
 #include "guest/exit_status.h"
 #include "guest/journal.h"
 #include "guest/keep.h"
+#include "guest/pods.h"
 #include "stdio/process_io.h"
 #include "storage/storage.h"
 #include "transport/dialer.h"
@@ -53,6 +54,7 @@ struct CreateContainer {
   StdioRequest stdio;
   std::vector<std::pair<std::string, std::string>> labels;
   std::vector<std::string> owned_mounts;
+  std::string pod_id;  // empty: none
   bool allow_vsock = false;
   int cancel_fd = -1;  // readable (an eventfd): whoever asked has gone, so nothing is to be left
 };
@@ -81,6 +83,7 @@ struct ContainerInfo {
   std::vector<std::string> args;
   std::string root_path;
   std::string cgroup_path;
+  std::string pod_id;
 };
 
 struct ProcessInfo {
@@ -119,6 +122,7 @@ class Containers {
     storage::Storage* storage;
     Journal* journal;
     transport::Dialer* dialer;
+    Pods* pods;
     Keep* keep = nullptr;  // null: nothing outlives the agent
   };
   explicit Containers(Backends backends);
@@ -186,7 +190,8 @@ class Containers {
   base::Result<> KeepContainer(Container& container, const CreateContainer& request);
   void ForgetKept(const std::string& container_id);
   // Of a container that an agent that crashed left without a cgroup or a process.
-  void FinishRemoval(const std::string& container_id, const std::vector<std::string>& owned);
+  void FinishRemoval(const std::string& container_id, const std::vector<std::string>& owned,
+                     const std::string& pod_id);
   base::Result<std::shared_ptr<Container>> RestoreContainer(const std::string& container_id,
                                                             const std::string& config,
                                                             ContainerRecord record);

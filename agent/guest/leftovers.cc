@@ -77,11 +77,13 @@ Result<size_t> RemoveLeftovers(const LeftoverCgroups& cgroups, int64_t deadline_
     return std::ranges::find(cgroups.kept, one.name) != cgroups.kept.end();
   });
   // linux.cgroupsPath may lead out of the usual parent.
-  std::optional<Leftover> parent;
-  if (const auto it = std::ranges::find(left, cgroups.parent, &Leftover::name); it != left.end()) {
-    parent = std::move(*it);
+  std::vector<Leftover> parents;
+  for (const std::string& name : cgroups.parents) {
+    const auto it = std::ranges::find(left, name, &Leftover::name);
+    if (it == left.end()) continue;
+    parents.push_back(std::move(*it));
     left.erase(it);
-    GCS_ASSIGN(std::vector<Leftover> below, Children(parent->dir.get(), parent->path));
+    GCS_ASSIGN(std::vector<Leftover> below, Children(parents.back().dir.get(), parents.back().path));
     std::ranges::move(below, std::back_inserter(left));
   }
   std::erase_if(left, [&](const Leftover& one) {

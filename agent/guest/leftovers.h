@@ -12,10 +12,10 @@ namespace gcs::guest {
 
 // Which cgroups an earlier life of the agent may have left.
 struct LeftoverCgroups {
-  std::string mount = "/sys/fs/cgroup";             // cgroup2
-  std::vector<std::string> kept = {"init", "gcs"};  // names in the root that no container can have
-  std::string parent = "containers";                // stays itself, what is below it goes
-  std::vector<std::string> living = {};             // paths of those that have been taken over
+  std::string mount = "/sys/fs/cgroup";                       // cgroup2
+  std::vector<std::string> kept = {"init", "gcs"};            // names in the root that no container can have
+  std::vector<std::string> parents = {"containers", "pods"};  // stay themselves, what is below them goes
+  std::vector<std::string> living = {};                       // paths of those that have been taken over
 };
 
 // Kills what an agent that did not end by itself left that could not be taken over, like a container that it

@@ -25,18 +25,6 @@ std::string Relabel(const std::string& label, const std::string& name, const std
   return relabelled.size() < IFNAMSIZ ? relabelled : new_name;
 }
 
-// The index is chosen beforehand: afterwards the device is known by nothing else. It keeps the one it has, if
-// that is free.
-Result<> Relocate(Namespace& from, Namespace& to, const Link& link, const std::string& name, int& index) {
-  constexpr int kAttempts = 10;
-  for (int attempt = 1;; ++attempt) {
-    auto moved = from.MoveLink(link, to, name, index);
-    if (moved || moved.error().err != EBUSY || attempt == kAttempts) return moved;
-    GCS_ASSIGN(const std::vector<Link> links, to.Links());
-    if (!links.empty()) index = std::ranges::max(links, {}, &Link::index).index + 1;
-  }
-}
-
 // Adds an address that the device had elsewhere. IPv6 is kept from looking for duplicates of it: the address
 // has been this device's all the time, and would be of no use meanwhile. The flag for that is not the
 // address's own.
@@ -61,6 +49,18 @@ bool ValidDeviceTemplate(std::string_view name) {
   const size_t at = name.find('%');
   return at == std::string_view::npos ||
          (name.substr(at).starts_with("%d") && name.find('%', at + 1) == std::string_view::npos);
+}
+
+// The index is chosen beforehand: afterwards the device is known by nothing else. It keeps the one it has, if
+// that is free.
+Result<> Relocate(Namespace& from, Namespace& to, const Link& link, const std::string& name, int& index) {
+  constexpr int kAttempts = 10;
+  for (int attempt = 1;; ++attempt) {
+    auto moved = from.MoveLink(link, to, name, index);
+    if (moved || moved.error().err != EBUSY || attempt == kAttempts) return moved;
+    GCS_ASSIGN(const std::vector<Link> links, to.Links());
+    if (!links.empty()) index = std::ranges::max(links, {}, &Link::index).index + 1;
+  }
 }
 
 Result<DeviceMoves> DeviceMoves::Begin(Fd target) {

@@ -16,6 +16,11 @@ bool ValidDeviceName(std::string_view name);
 // The same for a new name, which may have one "%d" in it, for a number of the kernel's choice.
 bool ValidDeviceTemplate(std::string_view name);
 
+// Moves a device, under a new name if that is not empty, as `index` if that is free there: else that becomes
+// another one. EEXIST if the name is taken: an error after which it may have been moved without its new name.
+base::Result<> Relocate(Namespace& from, Namespace& to, const Link& link, const std::string& name,
+                        int& index);
+
 // Network devices on their way from the calling thread's namespace into another one, which is held until this
 // object ends, so that they can be taken back from there even when nobody is in it any more.
 class DeviceMoves {

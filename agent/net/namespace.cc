@@ -8,10 +8,10 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "base/paths.h"
+#include "net/namespace_socket.h"
 #include "net/netlink.h"
 
 namespace gcs::net {
@@ -22,51 +22,27 @@ using base::Result;
 
 namespace {
 
-constexpr int kNewIndex = 49;  // IFLA_NEW_IFINDEX, since Linux 5.13
+constexpr int kNewIndex = 49;    // IFLA_NEW_IFINDEX, since Linux 5.13
+constexpr int kParentName = 56;  // IFLA_PARENT_DEV_NAME, since Linux 5.14
 // Those that RTM_NEWADDR takes: the others are the kernel's to say.
 constexpr uint32_t kSettableFlags = IFA_F_NODAD | IFA_F_OPTIMISTIC | IFA_F_HOMEADDRESS |
                                     IFA_F_MANAGETEMPADDR | IFA_F_NOPREFIXROUTE | IFA_F_MCAUTOJOIN;
 
-std::string Bytes(const nlattr* attribute) {
-  if (attribute == nullptr) return {};
-  return {static_cast<const char*>(nla_data(attribute)), static_cast<size_t>(nla_len(attribute))};
-}
-
-std::string Text(const nlattr* attribute) {
-  std::string text = Bytes(attribute);
-  text.resize(strnlen(text.data(), text.size()));
-  return text;
-}
-
-template <typename T>
-T Number(const nlattr* attribute, T fallback) {
-  if (attribute == nullptr || nla_len(attribute) < static_cast<int>(sizeof(T))) return fallback;
-  T value;
-  memcpy(&value, nla_data(attribute), sizeof value);
-  return value;
-}
-
-// The attributes of a message by their number; those beyond `N` are left out.
-template <typename Header, size_t N>
-std::array<nlattr*, N> Parse(nlmsghdr* head) {
-  std::array<nlattr*, N> attributes{};
-  nlmsg_parse(head, sizeof(Header), attributes.data(), static_cast<int>(N) - 1, nullptr);
-  return attributes;
-}
-
-template <typename Header>
-const Header* Fixed(nlmsghdr* head) {
-  return nlmsg_valid_hdr(head, sizeof(Header)) != 0 ? static_cast<const Header*>(nlmsg_data(head)) : nullptr;
-}
-
 void ReadLink(nlmsghdr* head, std::vector<Link>& links) {
   const auto* info = Fixed<ifinfomsg>(head);
   if (info == nullptr || head->nlmsg_type != RTM_NEWLINK) return;
-  const auto attributes = Parse<ifinfomsg, IFLA_MAX + 1>(head);
+  const auto attributes = Parse<ifinfomsg, std::max(IFLA_MAX, kParentName) + 1>(head);
+  const auto counters = Number<rtnl_link_stats64>(attributes[IFLA_STATS64], {});
   links.push_back({.index = info->ifi_index,
                    .name = Text(attributes[IFLA_IFNAME]),
                    .up = (info->ifi_flags & IFF_UP) != 0,
-                   .mtu = Number<uint32_t>(attributes[IFLA_MTU], 0)});
+                   .mtu = Number<uint32_t>(attributes[IFLA_MTU], 0),
+                   .loopback = (info->ifi_flags & IFF_LOOPBACK) != 0,
+                   .mac_address = Bytes(attributes[IFLA_ADDRESS]),
+                   .parent = Text(attributes[kParentName]),
+                   .enslaved = attributes[IFLA_MASTER] != nullptr,
+                   .received_bytes = counters.rx_bytes,
+                   .sent_bytes = counters.tx_bytes});
 }
 
 void ReadAddress(nlmsghdr* head, int index, std::vector<Address>& addresses) {
@@ -107,6 +83,12 @@ void ReadRoute(nlmsghdr* head, int index, std::vector<Route>& routes) {
   routes.push_back({std::string(static_cast<const char*>(nlmsg_data(head)), nlmsg_datalen(head))});
 }
 
+Result<Link> One(Result<std::vector<Link>> links, std::string_view object) {
+  GCS_TRY(links);
+  if (links->empty()) return MakeError(ENODEV, "find network device", object);
+  return std::move((*links)[0]);
+}
+
 uint8_t PrefixLength(const Route& route) {
   rtmsg info;
   memcpy(&info, route.message.data(), sizeof info);
@@ -114,37 +96,6 @@ uint8_t PrefixLength(const Route& route) {
 }
 
 }  // namespace
-
-class Namespace::Socket {
- public:
-  explicit Socket(std::unique_ptr<Netlink> netlink) : netlink_(std::move(netlink)) {}
-
-  Result<> Talk(const Message& message, std::string_view step, std::string_view object) {
-    return netlink_->Talk(message, step, object);
-  }
-  // All that `read` makes of the answer. What changed meanwhile is read again, some times.
-  template <typename T, typename Read>
-  Result<std::vector<T>> Ask(const Message& message, std::string_view step, std::string_view object,
-                             Read read) {
-    constexpr int kAttempts = 5;
-    for (int attempt = 1;; ++attempt) {
-      std::vector<T> found;
-      auto asked = netlink_->Talk(message, step, object, [&](nlmsghdr* head) { read(head, found); });
-      if (asked) return found;
-      if (asked.error().err != EAGAIN || attempt == kAttempts) return std::unexpected(asked.error());
-      // The next attempt is another request.
-      nlmsg_hdr(message.get())->nlmsg_seq = NL_AUTO_SEQ;
-    }
-  }
-  Result<Link> Find(const Message& message, std::string_view object) {
-    GCS_ASSIGN(std::vector<Link> links, Ask<Link>(message, "find network device", object, ReadLink));
-    if (links.empty()) return MakeError(ENODEV, "find network device", object);
-    return std::move(links[0]);
-  }
-
- private:
-  std::unique_ptr<Netlink> netlink_;
-};
 
 Namespace::Namespace(Fd fd, std::unique_ptr<Socket> socket)
     : fd_(std::move(fd)), socket_(std::move(socket)) {}
@@ -172,12 +123,13 @@ bool Namespace::Same(const Namespace& other) const {
 Result<Link> Namespace::FindLink(const std::string& name) {
   Message message = NewMessage(RTM_GETLINK, 0, ifinfomsg{.ifi_family = AF_UNSPEC});
   PutName(message, IFLA_IFNAME, name);
-  return socket_->Find(message, name);
+  return One(socket_->Ask<Link>(message, "find network device", name, ReadLink), name);
 }
 
 Result<Link> Namespace::FindLink(int index) {
   const Message message = NewMessage(RTM_GETLINK, 0, ifinfomsg{.ifi_family = AF_UNSPEC, .ifi_index = index});
-  return socket_->Find(message, std::to_string(index));
+  const std::string object = std::to_string(index);
+  return One(socket_->Ask<Link>(message, "find network device", object, ReadLink), object);
 }
 
 Result<std::vector<Link>> Namespace::Links() {
@@ -198,6 +150,12 @@ Result<> Namespace::SetMtu(int index, uint32_t mtu) {
   Message message = NewMessage(RTM_NEWLINK, 0, ifinfomsg{.ifi_family = AF_UNSPEC, .ifi_index = index});
   PutNumber(message, IFLA_MTU, mtu);
   return socket_->Talk(message, "set MTU", std::to_string(index));
+}
+
+Result<> Namespace::Rename(int index, const std::string& name) {
+  Message message = NewMessage(RTM_NEWLINK, 0, ifinfomsg{.ifi_family = AF_UNSPEC, .ifi_index = index});
+  PutName(message, IFLA_IFNAME, name);
+  return socket_->Talk(message, "rename network device", name);
 }
 
 Result<> Namespace::MoveLink(const Link& link, const Namespace& target, const std::string& name, int index) {
@@ -227,6 +185,17 @@ Result<> Namespace::AddAddress(int index, const Address& address) {
 
 Result<> Namespace::ChangeAddress(int index, const Address& address) {
   return PutAddress(index, address, NLM_F_REPLACE, "change address");
+}
+
+Result<> Namespace::RemoveAddress(int index, const Address& address) {
+  const ifaddrmsg info{.ifa_family = static_cast<uint8_t>(address.family),
+                       .ifa_prefixlen = address.prefix_length,
+                       .ifa_index = static_cast<unsigned>(index)};
+  Message message = NewMessage(RTM_DELADDR, 0, info);
+  const std::string& peer = address.peer.empty() ? address.local : address.peer;
+  Put(message, IFA_LOCAL, address.local.data(), address.local.size());
+  Put(message, IFA_ADDRESS, peer.data(), peer.size());
+  return socket_->Talk(message, "remove address", std::to_string(index));
 }
 
 Result<> Namespace::PutAddress(int index, const Address& address, int flags, std::string_view step) {
@@ -263,11 +232,19 @@ Result<std::vector<Route>> Namespace::Routes(int index) {
 }
 
 Result<> Namespace::AddRoute(const Route& route) {
+  return PutRoute(route, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, "add route");
+}
+
+Result<> Namespace::RemoveRoute(const Route& route) {
+  return PutRoute(route, RTM_DELROUTE, 0, "remove route");
+}
+
+Result<> Namespace::PutRoute(const Route& route, int type, int flags, std::string_view step) {
   rtmsg info;
   memcpy(&info, route.message.data(), sizeof info);
   // The rest of the flags tell the state of the next hop.
   info.rtm_flags &= RTNH_F_ONLINK;
-  Message message = NewMessage(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, info);
+  Message message = NewMessage(type, flags, info);
   const auto* first = reinterpret_cast<const nlattr*>(route.message.data() + NLMSG_ALIGN(sizeof info));
   int left = static_cast<int>(route.message.size() - NLMSG_ALIGN(sizeof info));
   for (const nlattr* each = first; nla_ok(each, left) != 0; each = nla_next(each, &left)) {
@@ -275,7 +252,7 @@ Result<> Namespace::AddRoute(const Route& route) {
       Put(message, nla_type(each), nla_data(each), static_cast<size_t>(nla_len(each)));
     }
   }
-  return socket_->Talk(message, "add route", {});
+  return socket_->Talk(message, step, {});
 }
 
 }  // namespace gcs::net

@@ -19,8 +19,6 @@ namespace {
 
 namespace v1 = gcs::v1;
 
-constexpr size_t kMaxLabelBytes = 64 << 10;
-
 template <typename Response>
 base::Result<Response> Empty(const base::Result<>& result) {
   if (!result) return std::unexpected(result.error());
@@ -32,17 +30,9 @@ base::Result<guest::CreateContainer> ToCreate(const v1::CreateContainerRequest& 
   create.container_id = request.container_id();
   create.config_json = request.config_json();
   GCS_ASSIGN(create.stdio, FromProto(request.stdio()));
-  size_t label_bytes = 0;
-  for (const auto& [key, value] : request.labels()) {
-    create.labels.emplace_back(key, value);
-    label_bytes += key.size() + value.size();
-  }
-  if (label_bytes > kMaxLabelBytes)
-    return base::MakeError(EINVAL, "create container", "labels", "more than 64 KiB");
+  GCS_ASSIGN(create.labels, LabelsFromProto(request.labels(), "create container"));
   create.owned_mounts = {request.owned_mounts().begin(), request.owned_mounts().end()};
-  if (!request.pod_id().empty()) {
-    return base::MakeError(EOPNOTSUPP, "create container", "pod_id", "pods are not implemented");
-  }
+  create.pod_id = request.pod_id();
   create.allow_vsock = request.allow_vsock();
   return create;
 }
@@ -58,6 +48,7 @@ void SetContainer(v1::Container* out, const guest::ContainerInfo& info) {
   for (const std::string& arg : info.args) out->add_args(arg);
   out->set_root_path(info.root_path);
   out->set_cgroup_path(info.cgroup_path);
+  out->set_pod_id(info.pod_id);
 }
 
 void SetPressure(v1::PressureStats* out, const engine::PressureStats& stats) {

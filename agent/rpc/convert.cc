@@ -132,4 +132,17 @@ gcs::v1::Event ToProto(const guest::Event& event) {
   return out;
 }
 
+base::Result<std::vector<std::pair<std::string, std::string>>> LabelsFromProto(
+    const google::protobuf::Map<std::string, std::string>& labels, std::string_view step) {
+  constexpr size_t kMaxLabelBytes = 64 << 10;
+  std::vector<std::pair<std::string, std::string>> out;
+  size_t bytes = 0;
+  for (const auto& [key, value] : labels) {
+    out.emplace_back(key, value);
+    bytes += key.size() + value.size();
+  }
+  if (bytes > kMaxLabelBytes) return base::MakeError(EINVAL, step, "labels", "more than 64 KiB");
+  return out;
+}
+
 }  // namespace gcs::rpc

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <google/protobuf/map.h>
+
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "gcs/v1/common.pb.h"
@@ -26,6 +31,10 @@ void SetTimings(Out* out, const Timings& timings) {
     entry->set_duration_ns(timing.duration_ns);
   }
 }
+
+// The labels of a container or a pod: EINVAL above 64 KiB in all.
+base::Result<std::vector<std::pair<std::string, std::string>>> LabelsFromProto(
+    const google::protobuf::Map<std::string, std::string>& labels, std::string_view step);
 
 // From the API's to the model's: EINVAL for values that the contract doesn't know.
 base::Result<guest::StdioRequest> FromProto(const gcs::v1::StdioSpec& stdio);

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "gcs/v1/containers.pb.h"
+#include "gcs/v1/pods.pb.h"
 #include "gcs/v1/processes.pb.h"
 #include "gcs/v1/storage.pb.h"
 
@@ -22,9 +23,9 @@ using guest::ContainerStatus;
 // What a call has brought about, as its serialized answer; nothing if it hasn't.
 class Outcome {
  public:
-  Outcome(const RequestCache::Open& open, const guest::Containers& containers,
+  Outcome(const RequestCache::Open& open, const guest::Containers& containers, const guest::Pods& pods,
           const storage::Storage& storage, const guest::Journal& journal)
-      : open_(open), containers_(containers), storage_(storage), journal_(journal) {
+      : open_(open), containers_(containers), pods_(pods), storage_(storage), journal_(journal) {
     const size_t line = open.subject.find('\n');
     object_ = open.subject.substr(0, line);
     if (line != std::string::npos) process_ = open.subject.substr(line + 1);
@@ -40,6 +41,8 @@ class Outcome {
       return Now<v1::ResumeContainerResponse>(ContainerStatus::kRunning);
     if (method == "ProcessService.Exec") return Executed();
     if (method == "ProcessService.Delete") return ProcessGone();
+    if (method == "PodService.Create") return PodCreated();
+    if (method == "PodService.Delete") return PodDeleted();
     if (method == "StorageService.Unmount") return Unmounted();
     if (method.starts_with("StorageService.Mount")) return Mounted(method);
     return std::nullopt;
@@ -99,6 +102,24 @@ class Outcome {
     return v1::DeleteProcessResponse().SerializeAsString();
   }
 
+  std::optional<guest::PodInfo> FindPod() const {
+    for (guest::PodInfo& pod : pods_.List()) {
+      if (pod.pod_id == object_) return std::move(pod);
+    }
+    return std::nullopt;
+  }
+
+  std::optional<std::string> PodCreated() const {
+    const auto pod = FindPod();
+    if (!pod || pod->created_at_ns < open_.begun_ns) return std::nullopt;
+    return v1::CreatePodResponse().SerializeAsString();
+  }
+
+  std::optional<std::string> PodDeleted() const {
+    if (FindPod()) return std::nullopt;
+    return v1::DeletePodResponse().SerializeAsString();
+  }
+
   std::optional<storage::MountInfo> FindMount() const {
     for (storage::MountInfo& mount : storage_.List()) {
       if (mount.mount_id == object_) return std::move(mount);
@@ -132,6 +153,7 @@ class Outcome {
 
   const RequestCache::Open& open_;
   const guest::Containers& containers_;
+  const guest::Pods& pods_;
   const storage::Storage& storage_;
   const guest::Journal& journal_;
   std::string object_;
@@ -141,10 +163,10 @@ class Outcome {
 }  // namespace
 
 void EndOpenCalls(RequestCache& requests, const std::vector<RequestCache::Open>& open,
-                  const guest::Containers& containers, const storage::Storage& storage,
-                  const guest::Journal& journal) {
+                  const guest::Containers& containers, const guest::Pods& pods,
+                  const storage::Storage& storage, const guest::Journal& journal) {
   for (const RequestCache::Open& call : open) {
-    const auto answer = Outcome(call, containers, storage, journal).Answer();
+    const auto answer = Outcome(call, containers, pods, storage, journal).Answer();
     base::Log(base::Level::kInfo, "call of an earlier agent",
               {{"method", call.key.substr(0, call.key.find('\n'))},
                {"request_id", call.key.substr(call.key.find('\n') + 1)},

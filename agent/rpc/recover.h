@@ -5,6 +5,7 @@
 
 #include "guest/containers.h"
 #include "guest/journal.h"
+#include "guest/pods.h"
 #include "rpc/request_cache.h"
 #include "storage/storage.h"
 
@@ -14,7 +15,7 @@ namespace gcs::rpc {
 // doing: with the answer that they would have had if what they asked for has come about since they began,
 // else so that they can be made anew.
 void EndOpenCalls(RequestCache& requests, const std::vector<RequestCache::Open>& open,
-                  const guest::Containers& containers, const storage::Storage& storage,
-                  const guest::Journal& journal);
+                  const guest::Containers& containers, const guest::Pods& pods,
+                  const storage::Storage& storage, const guest::Journal& journal);
 
 }  // namespace gcs::rpc

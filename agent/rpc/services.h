@@ -13,6 +13,7 @@
 #include "guest/containers.h"
 #include "guest/init_line.h"
 #include "guest/journal.h"
+#include "guest/pods.h"
 #include "rpc/call.h"
 #include "storage/storage.h"
 #include "transport/dialer.h"
@@ -48,6 +49,8 @@ BuiltService MakeEventService(Core* core, guest::Journal* journal);
 BuiltService MakeContainerService(Core* core, guest::Containers* containers);
 BuiltService MakeProcessService(Core* core, guest::Containers* containers);
 BuiltService MakeStdioService(Core* core, guest::Containers* containers);
+BuiltService MakePodService(Core* core, guest::Pods* pods);
+BuiltService MakeNetworkService(Core* core, guest::Pods* pods);
 BuiltService MakeStorageService(Core* core, storage::Storage* storage, transport::Dialer* dialer);
 // grpc.reflection.v1alpha out of the descriptors that the build embeds; null unless built with
 // GCS_REFLECTION.

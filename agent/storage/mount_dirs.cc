@@ -145,6 +145,9 @@ Result<> MountDirs::Check(const std::string& path) const {
     for (const auto& root : roots_) roots += (roots.empty() ? "" : ", ") + root;
     return MakeError(EINVAL, kStep, path, "the target has to lie below " + roots);
   }
+  for (const auto& reserved : reserved_) {
+    if (IsAtOrBelow(path, reserved)) return MakeError(EINVAL, kStep, path, reserved + " is the agent's own");
+  }
   return {};
 }
 

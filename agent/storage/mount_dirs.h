@@ -19,9 +19,12 @@ namespace gcs::storage {
 // goes. Any thread.
 class MountDirs {
  public:
-  explicit MountDirs(std::vector<std::string> roots) : roots_(std::move(roots)) {}
+  // `reserved`: below the roots, but not for mounts.
+  explicit MountDirs(std::vector<std::string> roots, std::vector<std::string> reserved = {})
+      : roots_(std::move(roots)), reserved_(std::move(reserved)) {}
 
-  // EINVAL unless `path` is absolute, free of empty, "." and ".." components and strictly below a root.
+  // EINVAL unless `path` is absolute, free of empty, "." and ".." components and strictly below a root,
+  // outside of what is reserved.
   [[nodiscard]] base::Result<> Check(const std::string& path) const;
 
   // An O_PATH descriptor of the directory, made with its parents (0755) as far as missing. What is made here
@@ -39,7 +42,7 @@ class MountDirs {
   [[nodiscard]] const std::string* RootOf(const std::string& path) const;
   void RemoveLocked(std::string path);
 
-  const std::vector<std::string> roots_;
+  const std::vector<std::string> roots_, reserved_;
   std::mutex mutex_;  // makes the walk of Make and the removal of an empty parent exclude each other
   std::set<std::string> made_;
 };

@@ -51,6 +51,9 @@ Result<size_t> Storage::ReleaseLeftovers(const Wait& wait) {
   }
   std::erase_if(mounts, [&](const base::MountInfo& mount) {
     if (ours.contains(mount.target)) return true;
+    if (std::ranges::any_of(options_.reserved,
+                            [&](const std::string& path) { return IsAtOrBelow(mount.target, path); }))
+      return true;
     return std::ranges::none_of(options_.target_roots, [&](const std::string& root) {
       return mount.target.size() > root.size() && IsAtOrBelow(mount.target, root);
     });

@@ -100,7 +100,7 @@ struct Storage::Plan {
 Storage::Storage(StorageOptions options)
     : options_(std::move(options)),
       disks_(options_.sysfs, options_.dev),
-      dirs_(std::make_unique<MountDirs>(options_.target_roots)),
+      dirs_(std::make_unique<MountDirs>(options_.target_roots, options_.reserved)),
       pool_(options_.max_workers) {}
 
 Storage::~Storage() = default;

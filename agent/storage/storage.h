@@ -96,6 +96,7 @@ struct StorageOptions {
   // Targets must lie below one of these (and not be one). They are the agent's own directories: tmpfs, not
   // visible to containers.
   std::vector<std::string> target_roots = {"/run/gcs"};
+  std::vector<std::string> reserved;  // below those, but somebody else's: no targets, no leftovers
   std::string sysfs = "/sys";
   std::string dev = "/dev";
   size_t max_workers = 16;  // kernel calls that may hang at the same time

@@ -14,6 +14,7 @@ using Arguments = std::span<const std::string>;
 
 int Ls(Arguments arguments);
 int MkfsExt4(Arguments arguments);
+int Pause(Arguments arguments);
 int Test(Arguments arguments);
 
 // Prints "applet: text" on standard error.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One program under several names: what a Windows host (hcsshim) runs in the utility VM by name, where an
-// image with a distribution would have e2fsprogs and coreutils.
+// image with a distribution would have e2fsprogs and coreutils; and the first process of a pod.
 #include <array>
 #include <cstdio>
 #include <string>
@@ -21,10 +21,8 @@ struct Applet {
   int (*run)(Arguments);
 };
 constexpr std::array kApplets{
-    Applet{"ls", Ls},
-    Applet{"mke2fs", MkfsExt4},
-    Applet{"mkfs.ext4", MkfsExt4},
-    Applet{"test", Test},
+    Applet{"ls", Ls},       Applet{"mke2fs", MkfsExt4}, Applet{"mkfs.ext4", MkfsExt4},
+    Applet{"pause", Pause}, Applet{"test", Test},
 };
 
 const Applet* Find(std::string_view name) {

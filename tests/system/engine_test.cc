@@ -152,6 +152,16 @@ TEST_CASE("a bind mount shows the source with its flags, also recursively") {
   CHECK(umount2((source / "sub").c_str(), MNT_DETACH) == 0);
 }
 
+TEST_CASE("a file that the image lacks is made for what is mounted there, also in a read-only root") {
+  TempDir dir;
+  REQUIRE(base::ReplaceFile(dir / "source", "mounted", 0644));
+  Json config = DefaultConfig(EngineMachine::Get().MakeRoot("lacking"), {"cat", "/new/place"});
+  config["root"]["readonly"] = true;
+  config["mounts"].push_back(
+      {{"destination", "/new/place"}, {"source", dir / "source"}, {"options", {"bind", "ro"}}});
+  CHECK(Run(config).out == "mounted");
+}
+
 TEST_CASE("sysctls of own namespaces are written") {
   Json config =
       DefaultConfig(EngineMachine::Get().root(),

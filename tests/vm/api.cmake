@@ -11,7 +11,7 @@ if(TARGET host_client AND GCS_STATIC)
   gcs_test(vm_api_test KIND vm TIMEOUT 600
            SOURCES ${CMAKE_CURRENT_LIST_DIR}/api_test.cc ${CMAKE_CURRENT_LIST_DIR}/config_test.cc
                    ${CMAKE_CURRENT_LIST_DIR}/copy_test.cc
-                   ${CMAKE_CURRENT_LIST_DIR}/limits_test.cc ${CMAKE_CURRENT_LIST_DIR}/streams_test.cc
+                   ${CMAKE_CURRENT_LIST_DIR}/limits_test.cc ${CMAKE_CURRENT_LIST_DIR}/pods_test.cc ${CMAKE_CURRENT_LIST_DIR}/streams_test.cc
                    ${CMAKE_CURRENT_LIST_DIR}/storage_test.cc ${CMAKE_CURRENT_LIST_DIR}/processes_test.cc
                    ${CMAKE_CURRENT_LIST_DIR}/end_test.cc
            LINK vm_support -labsl_synchronization)

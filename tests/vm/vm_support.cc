@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include "base/clock.h"
@@ -69,6 +70,14 @@ TestVm::TestVm(host::Machine machine) {
   options.accel = host::Accel::kAuto;
   options.ready_port = kReadyPort;
   if (machine == host::Machine::kMicrovm) options.command_line = "gcs.poweroff=reboot";
+  const std::string bus = machine == host::Machine::kQ35 ? "-pci" : "-device";
+  for (const char* mac : kMacs) {
+    const std::string id = std::string("wire") + mac[strlen(mac) - 1];
+    for (const std::string& word :
+         {std::string("-netdev"), "hubport,hubid=0,id=" + id, std::string("-device"),
+          "virtio-net" + bus + ",netdev=" + id + ",mac=" + mac})
+      options.extra_args.push_back(word);
+  }
   auto vm = host::Vm::Start(options);
   REQUIRE_MESSAGE(vm, Why(vm));
   vm_ = std::move(*vm);
@@ -118,6 +127,7 @@ TestContainer::TestContainer(Options options) {
   request.set_config_json(*config);
   *request.mutable_stdio() = options.stdio;
   request.set_allow_vsock(options.allow_vsock);
+  request.set_pod_id(options.pod_id);
   for (const std::string& mount : owned_) request.add_owned_mounts(mount);
   created_ = vm.client().Call(request);
 }

@@ -24,6 +24,8 @@ namespace gcs::test {
 // kept for the rest.
 class TestVm {
  public:
+  // Its network adapters, which hang on one wire.
+  static constexpr const char* kMacs[] = {"02:00:00:00:00:01", "02:00:00:00:00:02"};
   static TestVm& Get();
 
   explicit TestVm(host::Machine machine);
@@ -58,6 +60,7 @@ class TestContainer {
     v1::StdioSpec stdio;                     // set by Make: stdout and stderr are streams
     std::function<void(std::string&)> edit;  // of config.json, before Create
     bool allow_vsock = false;
+    std::string pod_id;
     uint64_t scratch_bytes = 0;
   };
   static Options Make(std::vector<std::string> args);

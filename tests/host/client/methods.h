@@ -4,6 +4,8 @@
 #include "gcs/v1/containers.pb.h"
 #include "gcs/v1/events.pb.h"
 #include "gcs/v1/guest.pb.h"
+#include "gcs/v1/network.pb.h"
+#include "gcs/v1/pods.pb.h"
 #include "gcs/v1/processes.pb.h"
 #include "gcs/v1/storage.pb.h"
 
@@ -40,6 +42,15 @@ GCS_METHOD(ProcessService, Resize, ResizeRequest, ResizeResponse)
 GCS_METHOD(ProcessService, List, ListProcessesRequest, ListProcessesResponse)
 GCS_METHOD(ProcessService, Delete, DeleteProcessRequest, DeleteProcessResponse)
 GCS_METHOD(ProcessService, ExecInGuest, ExecInGuestRequest, ExecInGuestResponse)
+
+GCS_METHOD(PodService, Create, CreatePodRequest, CreatePodResponse)
+GCS_METHOD(PodService, Delete, DeletePodRequest, DeletePodResponse)
+GCS_METHOD(PodService, List, ListPodsRequest, ListPodsResponse)
+
+GCS_METHOD(NetworkService, ConfigureInterface, ConfigureInterfaceRequest, ConfigureInterfaceResponse)
+GCS_METHOD(NetworkService, RemoveInterface, RemoveInterfaceRequest, RemoveInterfaceResponse)
+GCS_METHOD(NetworkService, ListInterfaces, ListInterfacesRequest, ListInterfacesResponse)
+GCS_METHOD(NetworkService, ConfigureDns, ConfigureDnsRequest, ConfigureDnsResponse)
 
 GCS_METHOD(StorageService, MountDisk, MountDiskRequest, MountDiskResponse)
 GCS_METHOD(StorageService, MountOverlay, MountOverlayRequest, MountOverlayResponse)

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/interface.h"
+
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <climits>
+#include <optional>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "net/device.h"
+#include "net/interface_text.h"
+#include "net/namespace.h"
+
+namespace gcs::net {
+
+using base::ErrnoError;
+using base::Fd;
+using base::MakeError;
+using base::Result;
+
+namespace {
+
+// An interface as it is, or is to be.
+struct Shape {
+  std::string name;
+  uint32_t mtu = 0;
+  bool up = true;
+  std::vector<Address> addresses;
+  std::vector<Route> routes;
+  std::vector<Neighbor> neighbors;
+  std::vector<Rule> rules;
+};
+
+// What the kernel makes by itself: fe80::/64 and the like.
+bool IsOwnAffair(const Address& address) {
+  return address.family == AF_INET6 && address.scope != RT_SCOPE_UNIVERSE;
+}
+
+bool SameAddress(const Address& a, const Address& b) {
+  return a.family == b.family && a.local == b.local && a.prefix_length == b.prefix_length && a.peer == b.peer;
+}
+
+bool SameRoute(const Route& a, const Route& b) { return ReadRoute(a) == ReadRoute(b); }
+
+// Rules for an address belong to the interface that has it, or that had it.
+Result<std::vector<Rule>> RulesOf(Namespace& in, const std::vector<Address>& addresses) {
+  GCS_ASSIGN(std::vector<Rule> rules, in.Rules());
+  std::erase_if(rules, [&](const Rule& rule) {
+    return std::ranges::find(addresses, rule.source, &Address::local) == addresses.end();
+  });
+  return rules;
+}
+
+Result<Shape> ShapeOf(Namespace& in, const Link& link) {
+  Shape shape{.name = link.name, .mtu = link.mtu, .up = link.up};
+  GCS_ASSIGN(shape.addresses, in.Addresses(link.index));
+  GCS_ASSIGN(shape.routes, in.Routes(link.index));
+  GCS_ASSIGN(shape.neighbors, in.Neighbors(link.index));
+  GCS_ASSIGN(shape.rules, RulesOf(in, shape.addresses));
+  return shape;
+}
+
+template <typename T, typename Same, typename Take>
+Result<> RemoveOthers(const std::vector<T>& there, const std::vector<T>& wanted, Same same, Take take) {
+  for (const T& one : there) {
+    if (std::ranges::any_of(wanted, [&](const T& other) { return same(one, other); })) continue;
+    auto taken = take(one);
+    // With the one before it, or by somebody else.
+    if (!taken && taken.error().err != ESRCH && taken.error().err != EADDRNOTAVAIL &&
+        taken.error().err != ENOENT)
+      return taken;
+  }
+  return {};
+}
+
+template <typename T, typename Same, typename Add>
+Result<> AddMissing(const std::vector<T>& there, const std::vector<T>& wanted, Same same, Add add) {
+  for (const T& one : wanted) {
+    if (std::ranges::any_of(there, [&](const T& other) { return same(one, other); })) continue;
+    auto added = add(one);
+    if (!added && added.error().err != EEXIST) return added;
+  }
+  return {};
+}
+
+// Before Linux 6.2 an interface has to be down for that.
+Result<> Rename(Namespace& in, int index, const std::string& name) {
+  auto renamed = in.Rename(index, name);
+  if (renamed || renamed.error().err != EBUSY) return renamed;
+  GCS_TRY(in.SetUp(index, false));
+  return in.Rename(index, name);
+}
+
+// Makes the interface like `shape`, whatever it is like; touches nothing that is right already.
+Result<> Reshape(Namespace& in, int index, const Shape& shape) {
+  const auto same = [](const auto& a, const auto& b) { return a == b; };
+  GCS_ASSIGN(const Link before, in.FindLink(index));
+  if (before.name != shape.name) GCS_TRY(Rename(in, index, shape.name));
+  if (before.mtu != shape.mtu) GCS_TRY(in.SetMtu(index, shape.mtu));
+
+  GCS_ASSIGN(const std::vector<Address> old_addresses, in.Addresses(index));
+  GCS_ASSIGN(const std::vector<Rule> old_rules, RulesOf(in, old_addresses));
+  GCS_TRY(RemoveOthers(old_rules, shape.rules, same, [&](const Rule& rule) { return in.RemoveRule(rule); }));
+  GCS_TRY(RemoveOthers(old_addresses, shape.addresses, SameAddress, [&](const Address& address) -> Result<> {
+    return IsOwnAffair(address) ? Result<>() : in.RemoveAddress(index, address);
+  }));
+  // An IPv4 address can take others with it.
+  GCS_ASSIGN(const std::vector<Address> addresses, in.Addresses(index));
+  GCS_TRY(AddMissing(addresses, shape.addresses, SameAddress, [&](const Address& address) -> Result<> {
+    return IsOwnAffair(address) ? Result<>() : in.AddAddress(index, address);
+  }));
+  GCS_ASSIGN(const Link now, in.FindLink(index));
+  if (!shape.up) return now.up ? in.SetUp(index, false) : Result<>();
+  if (!now.up) GCS_TRY(in.SetUp(index, true));
+
+  GCS_ASSIGN(std::vector<Route> routes, in.Routes(index));
+  GCS_TRY(RemoveOthers(routes, shape.routes, SameRoute,
+                       [&](const Route& route) { return in.RemoveRoute(route); }));
+  // A gateway may be reached by another route.
+  std::vector<Route> wanted = shape.routes;
+  std::ranges::stable_partition(wanted, [](const Route& route) { return ReadRoute(route).gateway.empty(); });
+  GCS_TRY(AddMissing(routes, wanted, SameRoute, [&](const Route& route) -> Result<> {
+    auto added = in.AddRoute(route);
+    if (!added) added.error().object = PrefixText(ReadRoute(route).destination);
+    return added;
+  }));
+  GCS_ASSIGN(const std::vector<Neighbor> neighbors, in.Neighbors(index));
+  GCS_TRY(RemoveOthers(neighbors, shape.neighbors, same,
+                       [&](const Neighbor& one) { return in.RemoveNeighbor(index, one); }));
+  GCS_TRY(AddMissing(neighbors, shape.neighbors, same,
+                     [&](const Neighbor& one) { return in.AddNeighbor(index, one); }));
+  GCS_ASSIGN(const std::vector<Rule> rules, in.Rules());
+  return AddMissing(rules, shape.rules, same, [&](const Rule& rule) { return in.AddRule(rule); });
+}
+
+Shape ShapeOf(const InterfacePlan& plan, const InterfaceConfig& config, const Link& link) {
+  Shape shape{.name = config.name.empty() ? link.name : config.name,
+              .mtu = config.mtu == 0 ? link.mtu : config.mtu,
+              .neighbors = plan.neighbors,
+              .rules = plan.rules};
+  for (const Prefix& prefix : plan.addresses) {
+    const bool v6 = prefix.address.size() == sizeof(in6_addr);
+    // The host has chosen it: nobody is asked whether it is taken, which would cost seconds.
+    shape.addresses.push_back({.family = v6 ? AF_INET6 : AF_INET,
+                               .local = prefix.address,
+                               .prefix_length = prefix.length,
+                               .scope = RT_SCOPE_UNIVERSE,
+                               .flags = v6 ? static_cast<uint32_t>(IFA_F_NODAD) : 0});
+  }
+  for (const RouteFields& route : plan.routes) {
+    const std::string& gateway = route.gateway;
+    const bool link_local = gateway.size() == sizeof(in6_addr) &&
+                            Contains({std::string("\xfe\x80", 2) + std::string(14, '\0'), 10}, gateway);
+    // Hosts give addresses of their own prefix (/32) and a gateway beyond it.
+    const bool reachable =
+        gateway.empty() || link_local ||
+        std::ranges::any_of(plan.addresses, [&](const Prefix& each) { return Contains(each, gateway); });
+    shape.routes.push_back(MakeRoute(route, link.index, !reachable));
+  }
+  return shape;
+}
+
+std::string Normal(std::string guid) {
+  std::erase_if(guid, [](char c) { return c == '{' || c == '}'; });
+  std::ranges::transform(guid, guid.begin(), [](unsigned char c) { return tolower(c); });
+  return guid;
+}
+
+// Nothing: it is not there.
+Result<std::optional<Link>> Find(Namespace& in, const InterfaceSelect& select) {
+  if (select.by == InterfaceSelect::By::kName) {
+    auto link = in.FindLink(select.value);
+    if (link) return *link;
+    if (link.error().err == ENODEV) return std::nullopt;
+    return std::unexpected(link.error());
+  }
+  const bool by_mac = select.by == InterfaceSelect::By::kMacAddress;
+  const std::string wanted = by_mac ? ParseMac(select.value) : Normal(select.value);
+  GCS_ASSIGN(std::vector<Link> links, in.Links());
+  std::erase_if(links, [&](const Link& link) {
+    return link.loopback || (by_mac ? link.mac_address : Normal(link.parent)) != wanted;
+  });
+  // A Hyper-V device and the VF below it have the same address.
+  if (links.size() > 1) std::erase_if(links, &Link::enslaved);
+  if (links.empty()) return std::nullopt;
+  if (links.size() > 1)
+    return MakeError(ENOTUNIQ, "find interface", select.value, links[0].name + " and " + links[1].name);
+  return links[0];
+}
+
+Result<> Check(const InterfaceSelect& select) {
+  using By = InterfaceSelect::By;
+  const auto bad = [](const char* object, const char* why) {
+    return MakeError(EINVAL, "check interface", object, why);
+  };
+  if (select.by == By::kName && !ValidDeviceName(select.value))
+    return bad("interface.name", "no name of one");
+  if (select.by == By::kMacAddress && ParseMac(select.value).empty())
+    return bad("interface.mac_address", "no address like 02:15:5d:00:00:01");
+  if (select.by == By::kVmbusGuid && Normal(select.value).size() != 36)
+    return bad("interface.vmbus_guid", "no GUID");
+  return {};
+}
+
+// Tells of every change of a link in the calling thread's namespace. What it tells is not read: whoever waits
+// looks for himself.
+Result<Fd> WatchLinks() {
+  Fd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE));
+  if (!fd) return ErrnoError("watch links");
+  sockaddr_nl address{.nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK};
+  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+    return ErrnoError("watch links");
+  return fd;
+}
+
+// True: something has changed.
+Result<> AwaitChange(int watch, const Patience& patience, const std::string& object) {
+  std::array<pollfd, 2> fds{pollfd{.fd = watch, .events = POLLIN, .revents = 0},
+                            pollfd{.fd = patience.cancel_fd, .events = POLLIN, .revents = 0}};
+  const int64_t left_ms = (patience.deadline_ns - base::MonotonicNs()) / base::kNsPerMs;
+  if (left_ms <= 0) return MakeError(ETIMEDOUT, "wait for interface", object);
+  if (poll(fds.data(), fds.size(), static_cast<int>(std::min<int64_t>(left_ms, INT_MAX))) < 0 &&
+      errno != EINTR)
+    return ErrnoError("poll", "links");
+  if (fds[1].revents != 0) return MakeError(ECANCELED, "wait for interface", object);
+  // ENOBUFS, too: what was lost is a change.
+  std::array<char, 8192> dropped;
+  while (recv(watch, dropped.data(), dropped.size(), 0) > 0) {
+  }
+  return {};
+}
+
+struct Place {
+  Link link;
+  bool in_target = false;
+};
+
+// Subscribed before the first look, so that none that comes in between is missed.
+Result<Place> Await(Namespace& own, Namespace& target, const InterfaceSelect& select,
+                    const Patience& patience) {
+  GCS_ASSIGN(const Fd watch, WatchLinks());
+  for (;;) {
+    GCS_ASSIGN(auto there, Find(target, select));
+    if (there) return Place{*there, true};
+    GCS_ASSIGN(there, Find(own, select));
+    if (there) return Place{*there, false};
+    GCS_TRY(AwaitChange(watch.get(), patience, select.value));
+  }
+}
+
+Result<InterfaceState> StateOf(Namespace& in, const Link& link) {
+  InterfaceState state{.name = link.name,
+                       .index = static_cast<uint32_t>(link.index),
+                       .mac_address = link.loopback ? std::string() : MacText(link.mac_address),
+                       .mtu = link.mtu,
+                       .up = link.up,
+                       .received_bytes = link.received_bytes,
+                       .sent_bytes = link.sent_bytes};
+  GCS_ASSIGN(const std::vector<Address> addresses, in.Addresses(link.index));
+  for (const Address& address : addresses)
+    state.addresses.push_back(PrefixText({address.local, address.prefix_length}));
+  GCS_ASSIGN(const std::vector<Route> routes, in.Routes(link.index));
+  for (const Route& route : routes) {
+    const RouteFields fields = ReadRoute(route);
+    if (!fields.destination.address.empty()) state.routes.push_back(ToText(fields));
+  }
+  GCS_ASSIGN(const std::vector<Neighbor> neighbors, in.Neighbors(link.index));
+  for (const Neighbor& neighbor : neighbors)
+    state.neighbors.push_back({AddressText(neighbor.address), MacText(neighbor.mac_address)});
+  return state;
+}
+
+Result<Namespace> Open(const Fd& namespace_fd) {
+  if (!namespace_fd) return Namespace::Own();
+  Fd copy(fcntl(namespace_fd.get(), F_DUPFD_CLOEXEC, 0));
+  if (!copy) return ErrnoError("dup", "network namespace");
+  return Namespace::Of(std::move(copy));
+}
+
+void Note(const Result<>& result, const Link& link) {
+  if (result) return;
+  base::Log(base::Level::kWarn, "an interface did not become again as it was",
+            {{"interface", link.name}, {"error", result.error().ToString()}});
+}
+
+}  // namespace
+
+Result<InterfaceState> ConfigureInterface(const InterfaceSelect& select, const Fd& target,
+                                          const InterfaceConfig& config, const Patience& patience) {
+  GCS_TRY(Check(select));
+  if (!config.name.empty() && !ValidDeviceName(config.name))
+    return MakeError(EINVAL, "check interface", "name", "no name of an interface");
+  GCS_ASSIGN(const InterfacePlan plan, ParseConfig(config));
+  GCS_ASSIGN(Namespace own, Namespace::Own());
+  GCS_ASSIGN(Namespace in, Open(target));
+  GCS_ASSIGN(const Place place, Await(own, in, select, patience));
+  if (place.link.loopback)
+    return MakeError(EINVAL, "configure interface", place.link.name, "is the loopback device");
+
+  std::optional<DeviceMoves> moves;
+  Link link = place.link;
+  Shape before;
+  if (place.in_target) {
+    GCS_ASSIGN(before, ShapeOf(in, link));
+    const auto taken = config.name.empty() || config.name == link.name
+                           ? std::nullopt
+                           : std::optional(in.FindLink(config.name));
+    if (taken && taken->has_value())
+      return MakeError(EEXIST, "configure interface", config.name, "there is one of that name");
+  } else {
+    GCS_ASSIGN(before, ShapeOf(own, link));
+    Fd copy(fcntl(target.get(), F_DUPFD_CLOEXEC, 0));
+    if (!copy) return ErrnoError("dup", "network namespace");
+    GCS_ASSIGN(moves, DeviceMoves::Begin(std::move(copy)));
+    auto moved = moves->Move(link.name, config.name);
+    if (!moved) {
+      moves->TakeBack();
+      return std::unexpected(moved.error());
+    }
+    link = *moved;
+  }
+  const Shape wanted = ShapeOf(plan, config, link);
+  if (auto reshaped = Reshape(in, link.index, wanted); !reshaped) {
+    if (moves) {
+      Note(in.SetMtu(link.index, before.mtu), link);
+      moves->TakeBack();
+      for (const Neighbor& neighbor : before.neighbors)
+        Note(own.AddNeighbor(place.link.index, neighbor), link);
+    } else {
+      Note(Reshape(in, link.index, before), link);
+    }
+    return std::unexpected(reshaped.error());
+  }
+  // Where it has been, nothing is to be routed by its addresses any more.
+  if (moves) {
+    for (const Rule& rule : before.rules) Note(own.RemoveRule(rule), link);
+  }
+  GCS_ASSIGN(link, in.FindLink(link.index));
+  return StateOf(in, link);
+}
+
+Result<> RemoveInterface(const InterfaceSelect& select, const Fd& from) {
+  GCS_TRY(Check(select));
+  GCS_ASSIGN(Namespace own, Namespace::Own());
+  GCS_ASSIGN(Namespace in, Open(from));
+  GCS_ASSIGN(const auto link, Find(in, select));
+  if (!link) return MakeError(ENODEV, "find interface", select.value);
+  if (link->loopback) return MakeError(EINVAL, "remove interface", link->name, "is the loopback device");
+  // Down at last: what the kernel has added goes with that.
+  GCS_TRY(Reshape(in, link->index, {.name = link->name, .mtu = link->mtu, .up = link->up}));
+  GCS_TRY(in.SetUp(link->index, false));
+  if (in.Same(own)) return {};
+  int index = link->index;
+  auto moved = Relocate(in, own, *link, "", index);
+  // As the kernel itself does when a namespace ends.
+  if (!moved && moved.error().err == EEXIST) moved = Relocate(in, own, *link, "dev%d", index);
+  return moved;
+}
+
+Result<std::vector<InterfaceState>> ListInterfaces(const Fd& in) {
+  GCS_ASSIGN(Namespace space, Open(in));
+  GCS_ASSIGN(std::vector<Link> links, space.Links());
+  std::ranges::sort(links, {}, &Link::index);
+  std::vector<InterfaceState> states;
+  for (const Link& link : links) {
+    auto state = StateOf(space, link);
+    if (state) states.push_back(std::move(*state));
+    // One that has gone meanwhile is left out.
+    else if (state.error().err != ENODEV)
+      return std::unexpected(state.error());
+  }
+  return states;
+}
+
+}  // namespace gcs::net
