@@ -96,6 +96,8 @@ class Engine {
                                       const std::string& bundle);
   // Waits until containers can be made; the error if they never can.
   base::Result<> AwaitReady() { return zygote_->AwaitReady(); }
+  // After a change of what new network namespaces inherit from the VM's own (net.* of /proc/sys).
+  void DropSpareNetworks() { networks_.Clear(); }
   // For a process that makes one container and has made it: its zygote may end now.
   void StopZygote() { zygote_->Stop(); }
   // Kills what is left in the container, removes its cgroup and runs the poststop hooks, whose failure is

@@ -57,6 +57,16 @@ Fd NetworkPool::Take() {
   return taken;
 }
 
+void NetworkPool::Clear() {
+  std::vector<Fd> dropped;  // closed without the lock: the last descriptor ends a namespace
+  {
+    const std::lock_guard lock(mutex_);
+    dropped.swap(spare_);
+    ++generation_;
+  }
+  wanted_.notify_one();
+}
+
 void NetworkPool::Fill() {
   pthread_setname_np(pthread_self(), "gcs-netns");
   const auto give_up = [](const base::Error& error) {
@@ -68,11 +78,17 @@ void NetworkPool::Fill() {
   std::unique_lock lock(mutex_);
   while (!stop_) {
     if (spare_.size() < size_) {
+      const uint64_t generation = generation_;
       lock.unlock();
       Result<Fd> made = MakeNamespace();
       lock.lock();
       if (!made) return give_up(made.error());
-      spare_.push_back(std::move(*made));
+      if (generation == generation_) {
+        spare_.push_back(std::move(*made));
+        continue;
+      }
+      // net.core.devconf_inherit_init_net may be 3: the next one would inherit from this.
+      if (setns(own->get(), CLONE_NEWNET) != 0) return give_up({"setns", errno, "own network namespace", {}});
       continue;
     }
     // A namespace lives as long as there is a thread in it.

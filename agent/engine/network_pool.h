@@ -3,6 +3,7 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -25,6 +26,8 @@ class NetworkPool {
 
   // A namespace that nobody has been in; invalid if there is none at hand. Any thread, never blocks for long.
   base::Fd Take();
+  // Drops the spare ones, and one that is being made: after a change of what they inherit. Any thread.
+  void Clear();
 
  private:
   void Fill();
@@ -35,6 +38,7 @@ class NetworkPool {
   std::condition_variable wanted_;
   std::vector<base::Fd> spare_;
   bool stop_ = false;
+  uint64_t generation_ = 0;  // of those in spare_; one more with each Clear
   std::thread filler_;
 };
 

@@ -198,6 +198,9 @@ base::Result<> Serve(const Options& options) {
   core.work = &work_pool;
   core.storage = &storage_pool;
 
+  guest::Sysctls sysctls([&engine] {
+    if (engine != nullptr) engine->DropSpareNetworks();
+  });
   rpc::RouteGrpcLog();
   const auto features = std::make_shared<std::vector<std::string>>();
   rpc::GuestBackend guest_backend;
@@ -208,6 +211,7 @@ base::Result<> Serve(const Options& options) {
   guest_backend.restarts = restarts;
   guest_backend.init = init.get();
   guest_backend.journal = &journal;
+  guest_backend.sysctls = &sysctls;
   guest_backend.containers = [&containers] {
     return containers == nullptr ? 0U : static_cast<uint32_t>(containers->count());
   };

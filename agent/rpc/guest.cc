@@ -9,6 +9,7 @@
 #include "gcs/v1/guest.grpc.pb.h"
 #include "guest/info.h"
 #include "guest/machine.h"
+#include "rpc/convert.h"
 #include "rpc/copy.h"
 #include "rpc/feed.h"
 #include "rpc/services.h"
@@ -62,6 +63,14 @@ class GuestService final : public gcs::v1::GuestService::CallbackService {
                      core_.quick, [this](const Call&, const auto& r) { return EndMachine(r); }));
   }
 
+  grpc::ServerUnaryReactor* Sysctl(grpc::CallbackServerContext* context,
+                                   const gcs::v1::SysctlRequest* request,
+                                   gcs::v1::SysctlResponse* response) override {
+    return Serve(core_, "GuestService.Sysctl", Access::kWrite, context, request, response,
+                 On<gcs::v1::SysctlRequest, gcs::v1::SysctlResponse>(
+                     core_.work, [this](const Call&, const auto& r) { return ApplySysctls(r); }));
+  }
+
   grpc::ServerWriteReactor<gcs::v1::LogRecord>* Logs(grpc::CallbackServerContext* context,
                                                      const gcs::v1::LogsRequest* request) override;
 
@@ -78,6 +87,7 @@ class GuestService final : public gcs::v1::GuestService::CallbackService {
  private:
   base::Result<gcs::v1::InfoResponse> GetInfo(const Call& call) const;
   base::Result<gcs::v1::SetTimeResponse> SetClock(int64_t time_ns) const;
+  base::Result<gcs::v1::SysctlResponse> ApplySysctls(const gcs::v1::SysctlRequest& request) const;
   base::Result<gcs::v1::ShutdownResponse> EndMachine(const gcs::v1::ShutdownRequest& request) const;
 
   Core& core_;
@@ -118,6 +128,15 @@ base::Result<gcs::v1::SetTimeResponse> GuestService::SetClock(int64_t time_ns) c
   backend_.journal->Append({}, {}, guest::ClockStepped{step_ns});
   gcs::v1::SetTimeResponse response;
   response.set_step_ns(step_ns);
+  return response;
+}
+
+base::Result<gcs::v1::SysctlResponse> GuestService::ApplySysctls(
+    const gcs::v1::SysctlRequest& request) const {
+  GCS_ASSIGN(auto values, backend_.sysctls->Apply({request.set().begin(), request.set().end()},
+                                                  {request.get().begin(), request.get().end()}));
+  gcs::v1::SysctlResponse response;
+  for (auto& [name, value] : values) (*response.mutable_values())[name] = ToUtf8(std::move(value));
   return response;
 }
 
@@ -171,7 +190,7 @@ grpc::ServerWriteReactor<gcs::v1::LogRecord>* GuestService::Logs(grpc::CallbackS
 BuiltService MakeGuestService(Core* core, GuestBackend backend) {
   return {std::make_unique<GuestService>(core, std::move(backend)),
           {"GuestService.Info", "GuestService.SetTime", "GuestService.AddEntropy", "GuestService.Shutdown",
-           "GuestService.Logs", "GuestService.CopyIn", "GuestService.CopyOut"}};
+           "GuestService.Sysctl", "GuestService.Logs", "GuestService.CopyIn", "GuestService.CopyOut"}};
 }
 
 }  // namespace gcs::rpc

@@ -14,6 +14,7 @@
 #include "guest/init_line.h"
 #include "guest/journal.h"
 #include "guest/pods.h"
+#include "guest/sysctl.h"
 #include "rpc/call.h"
 #include "storage/storage.h"
 #include "transport/dialer.h"
@@ -36,6 +37,7 @@ struct GuestBackend {
   uint32_t restarts = 0;
   guest::InitLine* init = nullptr;
   guest::Journal* journal = nullptr;
+  guest::Sysctls* sysctls = nullptr;
   std::function<uint32_t()> containers;          // how many there are
   guest::Containers* copy_containers = nullptr;  // whose roots CopyIn and CopyOut reach; null: none
   std::function<uint64_t()> refused_connections;

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 if(TARGET gcs_guest)
-  gcs_test(system_guest KIND system TIMEOUT 300 SOURCES guest_containers_test.cc guest_copy_test.cc engine_view_v2.cc
+  gcs_test(system_guest KIND system TIMEOUT 300 SOURCES guest_containers_test.cc guest_copy_test.cc guest_sysctl_test.cc engine_view_v2.cc
            LINK gcs_guest)
 endif()
 # The real program on one side and the full run time of protobuf on the other, as in tests/unit/rpc.cmake. Static, since a

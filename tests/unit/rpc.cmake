@@ -4,7 +4,7 @@ if(TARGET gcs_transport)
 endif()
 if(TARGET gcs_guest)
   gcs_test(guest_journal_test KIND unit
-           SOURCES guest_journal_test.cc guest_info_test.cc guest_tar_test.cc guest_turn_test.cc guest_exit_test.cc LINK gcs_guest)
+           SOURCES guest_journal_test.cc guest_info_test.cc guest_sysctl_test.cc guest_tar_test.cc guest_turn_test.cc guest_exit_test.cc LINK gcs_guest)
 endif()
 if(TARGET gcs_rpc)
   gcs_test(rpc_test KIND unit SOURCES rpc_request_cache_test.cc rpc_status_test.cc LINK gcs_rpc gcs_init)

@@ -124,6 +124,19 @@ TEST_CASE("errors carry code, step, errno and object") {
     CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
     CHECK(DetailOf(status).object() == "request_id");
   }
+  {
+    Context context;
+    gcs::v1::SysctlRequest request;
+    (*request.mutable_set())["kernel.hostname"] = "never-set";
+    request.add_get("kernel/../version");
+    gcs::v1::SysctlResponse response;
+    const auto status = stub->Sysctl(&context, request, &response);
+    CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+    CHECK(DetailOf(status).object() == "kernel/../version");
+    char name[256] = "";
+    REQUIRE(gethostname(name, sizeof name) == 0);
+    CHECK(std::string(name) != "never-set");
+  }
 }
 
 TEST_CASE("without init Shutdown fails and does nothing") {

@@ -66,6 +66,7 @@ GCS_METHOD(GuestService, Info, InfoRequest, InfoResponse)
 GCS_METHOD(GuestService, SetTime, SetTimeRequest, SetTimeResponse)
 GCS_METHOD(GuestService, AddEntropy, AddEntropyRequest, AddEntropyResponse)
 GCS_METHOD(GuestService, Shutdown, ShutdownRequest, ShutdownResponse)
+GCS_METHOD(GuestService, Sysctl, SysctlRequest, SysctlResponse)
 GCS_METHOD(GuestService, FlightRecorder, FlightRecorderRequest, FlightRecorderResponse)
 GCS_METHOD(GuestService, Apply, ApplyRequest, ApplyResponse)
 
