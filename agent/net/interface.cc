@@ -170,12 +170,6 @@ Shape ShapeOf(const InterfacePlan& plan, const InterfaceConfig& config, const Li
   return shape;
 }
 
-std::string Normal(std::string guid) {
-  std::erase_if(guid, [](char c) { return c == '{' || c == '}'; });
-  std::ranges::transform(guid, guid.begin(), [](unsigned char c) { return tolower(c); });
-  return guid;
-}
-
 // Nothing: it is not there.
 Result<std::optional<Link>> Find(Namespace& in, const InterfaceSelect& select) {
   if (select.by == InterfaceSelect::By::kName) {
@@ -185,13 +179,13 @@ Result<std::optional<Link>> Find(Namespace& in, const InterfaceSelect& select) {
     return std::unexpected(link.error());
   }
   const bool by_mac = select.by == InterfaceSelect::By::kMacAddress;
-  const std::string wanted = by_mac ? ParseMac(select.value) : Normal(select.value);
+  const std::string wanted = by_mac ? ParseMac(select.value) : ParseGuid(select.value);
   GCS_ASSIGN(std::vector<Link> links, in.Links());
   std::erase_if(links, [&](const Link& link) {
-    return link.loopback || (by_mac ? link.mac_address : Normal(link.parent)) != wanted;
+    return link.loopback || (by_mac ? link.mac_address : ParseGuid(link.parent)) != wanted;
   });
   // A Hyper-V device and the VF below it have the same address.
-  if (links.size() > 1) std::erase_if(links, &Link::enslaved);
+  if (links.size() > 1 && !std::ranges::all_of(links, &Link::enslaved)) std::erase_if(links, &Link::enslaved);
   if (links.empty()) return std::nullopt;
   if (links.size() > 1)
     return MakeError(ENOTUNIQ, "find interface", select.value, links[0].name + " and " + links[1].name);
@@ -207,7 +201,7 @@ Result<> Check(const InterfaceSelect& select) {
     return bad("interface.name", "no name of one");
   if (select.by == By::kMacAddress && ParseMac(select.value).empty())
     return bad("interface.mac_address", "no address like 02:15:5d:00:00:01");
-  if (select.by == By::kVmbusGuid && Normal(select.value).size() != 36)
+  if (select.by == By::kVmbusGuid && ParseGuid(select.value).empty())
     return bad("interface.vmbus_guid", "no GUID");
   return {};
 }
@@ -298,7 +292,8 @@ void Note(const Result<>& result, const Link& link) {
 Result<InterfaceState> ConfigureInterface(const InterfaceSelect& select, const Fd& target,
                                           const InterfaceConfig& config, const Patience& patience) {
   GCS_TRY(Check(select));
-  if (!config.name.empty() && !ValidDeviceName(config.name))
+  // Of a template the kernel would make another name each time.
+  if (!config.name.empty() && (!ValidDeviceName(config.name) || config.name.find('%') != std::string::npos))
     return MakeError(EINVAL, "check interface", "name", "no name of an interface");
   GCS_ASSIGN(const InterfacePlan plan, ParseConfig(config));
   GCS_ASSIGN(Namespace own, Namespace::Own());

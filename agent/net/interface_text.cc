@@ -5,11 +5,13 @@
 #include <linux/rtnetlink.h>
 #include <netinet/in.h>
 
-#include <algorithm>
 #include <array>
+#include <cctype>
 #include <charconv>
 #include <cstring>
+#include <set>
 #include <string_view>
+#include <utility>
 
 #include "net/namespace_socket.h"
 
@@ -30,6 +32,15 @@ std::string ParseAddress(const std::string& text) {
   if (text.find('\0') != std::string::npos) return {};
   if (inet_pton(AF_INET, text.c_str(), bytes.data()) == 1) return bytes.substr(0, sizeof(in_addr));
   return inet_pton(AF_INET6, text.c_str(), bytes.data()) == 1 ? bytes : std::string();
+}
+
+// The address of one host: not "any" nor that of a group. Empty: it is none.
+std::string ParseHost(const std::string& text) {
+  std::string bytes = ParseAddress(text);
+  if (bytes.find_first_not_of('\0') == std::string::npos) return {};
+  const auto first = static_cast<uint8_t>(bytes[0]);
+  const bool group = bytes.size() == sizeof(in_addr) ? first >> 4 == 0xe : first == 0xff;
+  return group ? std::string() : bytes;
 }
 
 // No address: it is none.
@@ -65,11 +76,11 @@ Result<RouteFields> ParseRoute(const RouteText& text, size_t i) {
   if (size == 0) return bad("destination", "no network like 10.0.0.0/8");
   if (HasHostBits(route.destination)) return bad("destination", "has bits beyond its prefix length");
   if (!text.gateway.empty()) {
-    route.gateway = ParseAddress(text.gateway);
+    route.gateway = ParseHost(text.gateway);
     if (route.gateway.size() != size) return bad("gateway", "no address of the destination's family");
   }
   if (!text.source.empty()) {
-    route.source = ParseAddress(text.source);
+    route.source = ParseHost(text.source);
     if (route.source.size() != size) return bad("source", "no address of the destination's family");
   }
   if (route.table == RT_TABLE_LOCAL) return bad("table", "is the kernel's");
@@ -77,48 +88,63 @@ Result<RouteFields> ParseRoute(const RouteText& text, size_t i) {
   return route;
 }
 
-template <typename T>
-Result<> AddOnce(std::vector<T>& all, T one, const char* list, size_t i, const char* field) {
-  if (std::ranges::find(all, one) != all.end())
-    return MakeError(EINVAL, kStep, At(list, i, field), "is there twice");
-  all.push_back(std::move(one));
-  return {};
+// What the kernel, or a neighbour table, has room for only once is an error the second time.
+Result<> Once(std::set<std::string>& seen, std::string key, const char* list, size_t i, const char* field) {
+  if (seen.insert(std::move(key)).second) return {};
+  return MakeError(EINVAL, kStep, At(list, i, field), "is there twice");
+}
+
+// IPv4 has an address with several prefixes, IPv6 has it once.
+std::string KeyOf(const Prefix& prefix) {
+  return prefix.address.size() == sizeof(in_addr) ? PrefixText(prefix) : prefix.address;
+}
+
+// A table has one route to a destination with the same metric.
+std::string KeyOf(const RouteFields& route) {
+  return PrefixText(route.destination) + " " + std::to_string(route.metric) + " " +
+         std::to_string(route.table);
 }
 
 }  // namespace
 
 Result<InterfacePlan> ParseConfig(const InterfaceConfig& config) {
   InterfacePlan plan;
+  std::set<std::string> seen_addresses, seen_routes, seen_neighbors;
   if (config.addresses.size() > kMaxAddresses) return MakeError(E2BIG, kStep, "addresses", "more than 256");
   if (config.routes.size() > kMaxEntries) return MakeError(E2BIG, kStep, "routes", "more than 4096");
   if (config.neighbors.size() > kMaxEntries) return MakeError(E2BIG, kStep, "neighbors", "more than 4096");
   for (size_t i = 0; i < config.addresses.size(); ++i) {
     Prefix prefix = ParsePrefix(config.addresses[i]);
-    if (prefix.address.empty())
+    if (ParseHost(AddressText(prefix.address)).empty())
       return MakeError(EINVAL, kStep, At("addresses", i, "cidr"), "no address like 10.0.0.2/24");
-    GCS_TRY(AddOnce(plan.addresses, std::move(prefix), "addresses", i, "cidr"));
+    GCS_TRY(Once(seen_addresses, KeyOf(prefix), "addresses", i, "cidr"));
+    plan.addresses.push_back(std::move(prefix));
   }
   for (size_t i = 0; i < config.routes.size(); ++i) {
     GCS_ASSIGN(RouteFields route, ParseRoute(config.routes[i], i));
-    GCS_TRY(AddOnce(plan.routes, std::move(route), "routes", i, "destination"));
+    GCS_TRY(Once(seen_routes, KeyOf(route), "routes", i, "destination"));
+    plan.routes.push_back(std::move(route));
   }
   for (size_t i = 0; i < config.neighbors.size(); ++i) {
-    Neighbor neighbor{ParseAddress(config.neighbors[i].address), ParseMac(config.neighbors[i].mac_address)};
+    Neighbor neighbor{ParseHost(config.neighbors[i].address), ParseMac(config.neighbors[i].mac_address)};
     if (neighbor.address.empty())
       return MakeError(EINVAL, kStep, At("neighbors", i, "address"), "no IP address");
     if (neighbor.mac_address.empty())
       return MakeError(EINVAL, kStep, At("neighbors", i, "mac_address"), "no address like 02:15:5d:00:00:01");
-    GCS_TRY(AddOnce(plan.neighbors, std::move(neighbor), "neighbors", i, "address"));
+    GCS_TRY(Once(seen_neighbors, neighbor.address, "neighbors", i, "address"));
+    plan.neighbors.push_back(std::move(neighbor));
   }
   // A table of its own is for what comes from the interface's addresses.
+  std::set<std::pair<std::string, uint32_t>> seen_rules;
   for (const RouteFields& route : plan.routes) {
     if (route.table == RT_TABLE_MAIN || route.table == RT_TABLE_DEFAULT) continue;
     for (const Prefix& address : plan.addresses) {
-      Rule rule{address.address, route.table};
-      if (address.address.size() == route.destination.address.size() &&
-          std::ranges::find(plan.rules, rule) == plan.rules.end())
-        plan.rules.push_back(std::move(rule));
+      if (address.address.size() != route.destination.address.size()) continue;
+      if (!seen_rules.emplace(address.address, route.table).second) continue;
+      plan.rules.push_back({address.address, route.table});
     }
+    if (plan.rules.size() > kMaxEntries)
+      return MakeError(E2BIG, kStep, "routes", "more than 4096 rules for their tables");
   }
   return plan;
 }
@@ -135,6 +161,19 @@ std::string ParseMac(const std::string& text) {
     bytes.push_back(static_cast<char>(byte));
   }
   return bytes;
+}
+
+std::string ParseGuid(const std::string& text) {
+  constexpr std::string_view kForm = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+  std::string guid = text;
+  if (guid.starts_with('{') && guid.ends_with('}')) guid = guid.substr(1, guid.size() - 2);
+  if (guid.size() != kForm.size()) return {};
+  for (size_t i = 0; i < guid.size(); ++i) {
+    const auto c = static_cast<unsigned char>(guid[i]);
+    if (kForm[i] == '-' ? c != '-' : isxdigit(c) == 0) return {};
+    guid[i] = static_cast<char>(tolower(c));
+  }
+  return guid;
 }
 
 std::string MacText(const std::string& bytes) {

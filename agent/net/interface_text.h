@@ -40,6 +40,8 @@ base::Result<InterfacePlan> ParseConfig(const InterfaceConfig& config);
 
 // "02:15:5d:00:00:01" → 6 bytes; empty if it is none.
 std::string ParseMac(const std::string& text);
+// In lower case and without the braces it may have; empty if it is none.
+std::string ParseGuid(const std::string& text);
 std::string MacText(const std::string& bytes);
 std::string AddressText(const std::string& bytes);
 std::string PrefixText(const Prefix& prefix);
