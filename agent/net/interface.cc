@@ -2,7 +2,6 @@
 #include "net/interface.h"
 
 #include <fcntl.h>
-#include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -206,30 +205,22 @@ Result<> Check(const InterfaceSelect& select) {
   return {};
 }
 
-// Tells of every change of a link in the calling thread's namespace. What it tells is not read: whoever waits
-// looks for himself.
-Result<Fd> WatchLinks() {
-  Fd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE));
-  if (!fd) return ErrnoError("watch links");
-  sockaddr_nl address{.nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK};
-  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
-    return ErrnoError("watch links");
-  return fd;
-}
-
-// True: something has changed.
-Result<> AwaitChange(int watch, const Patience& patience, const std::string& object) {
-  std::array<pollfd, 2> fds{pollfd{.fd = watch, .events = POLLIN, .revents = 0},
+// What the watches tell is not read: whoever waits looks for himself.
+Result<> AwaitChange(const std::array<Fd, 2>& watches, const Patience& patience, const std::string& object) {
+  std::array<pollfd, 3> fds{pollfd{.fd = watches[0].get(), .events = POLLIN, .revents = 0},
+                            pollfd{.fd = watches[1].get(), .events = POLLIN, .revents = 0},
                             pollfd{.fd = patience.cancel_fd, .events = POLLIN, .revents = 0}};
   const int64_t left_ms = (patience.deadline_ns - base::MonotonicNs()) / base::kNsPerMs;
   if (left_ms <= 0) return MakeError(ETIMEDOUT, "wait for interface", object);
   if (poll(fds.data(), fds.size(), static_cast<int>(std::min<int64_t>(left_ms, INT_MAX))) < 0 &&
       errno != EINTR)
     return ErrnoError("poll", "links");
-  if (fds[1].revents != 0) return MakeError(ECANCELED, "wait for interface", object);
+  if (fds[2].revents != 0) return MakeError(ECANCELED, "wait for interface", object);
   // ENOBUFS, too: what was lost is a change.
   std::array<char, 8192> dropped;
-  while (recv(watch, dropped.data(), dropped.size(), 0) > 0) {
+  for (const Fd& watch : watches) {
+    while (recv(watch.get(), dropped.data(), dropped.size(), 0) > 0) {
+    }
   }
   return {};
 }
@@ -242,13 +233,15 @@ struct Place {
 // Subscribed before the first look, so that none that comes in between is missed.
 Result<Place> Await(Namespace& own, Namespace& target, const InterfaceSelect& select,
                     const Patience& patience) {
-  GCS_ASSIGN(const Fd watch, WatchLinks());
+  std::array<Fd, 2> watches;
+  GCS_ASSIGN(watches[0], target.WatchLinks());
+  GCS_ASSIGN(watches[1], own.WatchLinks());
   for (;;) {
     GCS_ASSIGN(auto there, Find(target, select));
     if (there) return Place{*there, true};
     GCS_ASSIGN(there, Find(own, select));
     if (there) return Place{*there, false};
-    GCS_TRY(AwaitChange(watch.get(), patience, select.value));
+    GCS_TRY(AwaitChange(watches, patience, select.value));
   }
 }
 

@@ -166,6 +166,8 @@ Result<> Namespace::MoveLink(const Link& link, const Namespace& target, const st
   return socket_->Talk(message, "move network device", link.name);
 }
 
+Result<Fd> Namespace::WatchLinks() { return Netlink::WatchIn(fd(), RTMGRP_LINK); }
+
 Result<std::vector<Address>> Namespace::Addresses(int index) {
   const Message message = NewMessage(
       RTM_GETADDR, NLM_F_DUMP, ifaddrmsg{.ifa_family = AF_UNSPEC, .ifa_index = static_cast<unsigned>(index)});

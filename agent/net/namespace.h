@@ -84,6 +84,10 @@ class Namespace {
   // have been moved without being renamed.
   base::Result<> MoveLink(const Link& link, const Namespace& target, const std::string& name, int index);
 
+  // A socket that becomes readable when a device comes or changes. What it says is of no use; it may be an
+  // error (ENOBUFS) where much has changed.
+  base::Result<base::Fd> WatchLinks();
+
   // In the order in which adding them gives the same order again.
   base::Result<std::vector<Address>> Addresses(int index);
   base::Result<> AddAddress(int index, const Address& address);

@@ -61,6 +61,21 @@ int OnError(sockaddr_nl*, nlmsgerr* error, void* argument) {
   return NL_STOP;
 }
 
+// The thread goes there and comes back. A helper thread would be safer only in appearance: that setns(2) back
+// to where the thread has come from fails for want of memory is as likely as that a thread can't be made, and
+// one that stays in a container's namespace must not go on.
+template <typename T>
+Result<T> Visit(int namespace_fd, const std::function<Result<T>()>& open) {
+  GCS_ASSIGN(const base::Fd home, base::OpenFile("/proc/thread-self/ns/net", O_RDONLY));
+  if (setns(namespace_fd, CLONE_NEWNET) != 0) return ErrnoError("enter network namespace");
+  auto opened = open();
+  if (setns(home.get(), CLONE_NEWNET) != 0) {
+    base::LogError("stop", ErrnoError("leave network namespace").error());
+    std::abort();
+  }
+  return opened;
+}
+
 }  // namespace
 
 void Put(Message& message, int attribute, const void* data, size_t size) {
@@ -91,18 +106,21 @@ Result<std::unique_ptr<Netlink>> Netlink::Open() {
   return netlink;
 }
 
-// The thread goes there and comes back. A helper thread would be safer only in appearance: that setns(2) back
-// to where the thread has come from fails for want of memory is as likely as that a thread can't be made, and
-// one that stays in a container's namespace must not go on.
 Result<std::unique_ptr<Netlink>> Netlink::OpenIn(int namespace_fd) {
-  GCS_ASSIGN(const base::Fd home, base::OpenFile("/proc/thread-self/ns/net", O_RDONLY));
-  if (setns(namespace_fd, CLONE_NEWNET) != 0) return ErrnoError("enter network namespace");
-  auto opened = Open();
-  if (setns(home.get(), CLONE_NEWNET) != 0) {
-    base::LogError("stop", ErrnoError("leave network namespace").error());
-    std::abort();
-  }
-  return opened;
+  return Visit<std::unique_ptr<Netlink>>(namespace_fd, Open);
+}
+
+Result<base::Fd> Netlink::WatchIn(int namespace_fd, uint32_t groups) {
+  return Visit<base::Fd>(namespace_fd, [&]() -> Result<base::Fd> {
+    base::Fd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE));
+    sockaddr_nl address{};
+    address.nl_family = AF_NETLINK;
+    address.nl_groups = groups;
+    if (!fd || bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+      return ErrnoError("watch network devices");
+    }
+    return fd;
+  });
 }
 
 Netlink::~Netlink() { nl_socket_free(socket_); }

@@ -5,12 +5,14 @@
 #include <netlink/msg.h>
 #include <netlink/netlink.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "base/error.h"
+#include "base/fd.h"
 
 namespace gcs::net {
 
@@ -39,6 +41,8 @@ class Netlink {
   static base::Result<std::unique_ptr<Netlink>> Open();
   // Of the namespace behind this descriptor; the calling thread stays where it is.
   static base::Result<std::unique_ptr<Netlink>> OpenIn(int namespace_fd);
+  // A socket that is told what changes there, of these groups (RTMGRP_*).
+  static base::Result<base::Fd> WatchIn(int namespace_fd, uint32_t groups);
   ~Netlink();
   Netlink(const Netlink&) = delete;
   Netlink& operator=(const Netlink&) = delete;
