@@ -25,18 +25,6 @@ std::string Relabel(const std::string& label, const std::string& name, const std
   return relabelled.size() < IFNAMSIZ ? relabelled : new_name;
 }
 
-// Adds an address that the device had elsewhere. IPv6 is kept from looking for duplicates of it: the address
-// has been this device's all the time, and would be of no use meanwhile. The flag for that is not the
-// address's own.
-Result<> Readd(Namespace& to, int index, const Address& address) {
-  constexpr uint32_t kUnsure = IFA_F_NODAD | IFA_F_TENTATIVE | IFA_F_DADFAILED;
-  if (address.family != AF_INET6 || (address.flags & kUnsure) != 0) return to.AddAddress(index, address);
-  Address sure = address;
-  sure.flags |= IFA_F_NODAD;
-  GCS_TRY(to.AddAddress(index, sure));
-  return to.ChangeAddress(index, address);
-}
-
 }  // namespace
 
 bool ValidDeviceName(std::string_view name) {
@@ -63,6 +51,18 @@ Result<> Relocate(Namespace& from, Namespace& to, const Link& link, const std::s
   }
 }
 
+// IPv6 is kept from looking for duplicates of it: the address
+// has been this device's all the time, and would be of no use meanwhile. The flag for that is not the
+// address's own.
+Result<> Readd(Namespace& to, int index, const Address& address) {
+  constexpr uint32_t kUnsure = IFA_F_NODAD | IFA_F_TENTATIVE | IFA_F_DADFAILED;
+  if (address.family != AF_INET6 || (address.flags & kUnsure) != 0) return to.AddAddress(index, address);
+  Address sure = address;
+  sure.flags |= IFA_F_NODAD;
+  GCS_TRY(to.AddAddress(index, sure));
+  return to.ChangeAddress(index, address);
+}
+
 Result<DeviceMoves> DeviceMoves::Begin(Fd target) {
   GCS_ASSIGN(Namespace own, Namespace::Own());
   GCS_ASSIGN(Namespace other, Namespace::Of(std::move(target)));
@@ -72,8 +72,7 @@ Result<DeviceMoves> DeviceMoves::Begin(Fd target) {
   return DeviceMoves(std::move(own), std::move(other));
 }
 
-Result<Link> DeviceMoves::Move(const std::string& name, const std::string& new_name) {
-  Moved moved;
+Result<Link> DeviceMoves::Leave(Moved& moved, const std::string& name, const std::string& new_name) {
   GCS_ASSIGN(moved.link, own_.FindLink(name));
   moved.index = moved.link.index;
   GCS_ASSIGN(moved.addresses, own_.Addresses(moved.index));
@@ -86,7 +85,17 @@ Result<Link> DeviceMoves::Move(const std::string& name, const std::string& new_n
   // One that could not be renamed has left nevertheless.
   if (relocated || !own_.FindLink(moved.link.index)) moved_.push_back(moved);
   GCS_TRY(relocated);
-  GCS_ASSIGN(Link there, target_.FindLink(moved.index));
+  return target_.FindLink(moved.index);
+}
+
+Result<Link> DeviceMoves::MoveBare(const std::string& name, const std::string& new_name) {
+  Moved moved;
+  return Leave(moved, name, new_name);
+}
+
+Result<Link> DeviceMoves::Move(const std::string& name, const std::string& new_name) {
+  Moved moved;
+  GCS_ASSIGN(Link there, Leave(moved, name, new_name));
   for (const Address& address : moved.addresses) {
     if ((address.flags & IFA_F_PERMANENT) == 0 || address.scope != RT_SCOPE_UNIVERSE) continue;
     Address kept = address;

@@ -21,6 +21,9 @@ bool ValidDeviceTemplate(std::string_view name);
 base::Result<> Relocate(Namespace& from, Namespace& to, const Link& link, const std::string& name,
                         int& index);
 
+// Adds an address that the device has had elsewhere or before.
+base::Result<> Readd(Namespace& to, int index, const Address& address);
+
 // Network devices on their way from the calling thread's namespace into another one, which is held until this
 // object ends, so that they can be taken back from there even when nobody is in it any more.
 class DeviceMoves {
@@ -32,6 +35,8 @@ class DeviceMoves {
   // global scope, and sets it up. EEXIST if the name is taken there. After an error the device may be on
   // either side, until TakeBack.
   base::Result<Link> Move(const std::string& name, const std::string& new_name);
+  // The same, but the device arrives as the kernel moves it: down, without addresses.
+  base::Result<Link> MoveBare(const std::string& name, const std::string& new_name);
 
   // Every device that has been moved gets back its place: name, index, addresses, state, routes. What can't
   // be had again is logged.
@@ -45,6 +50,7 @@ class DeviceMoves {
     int index = 0;  // in the target
   };
   DeviceMoves(Namespace own, Namespace target) : own_(std::move(own)), target_(std::move(target)) {}
+  base::Result<Link> Leave(Moved& moved, const std::string& name, const std::string& new_name);
   base::Result<> TakeBack(const Moved& moved);
 
   Namespace own_, target_;

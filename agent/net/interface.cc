@@ -12,6 +12,7 @@
 #include <array>
 #include <climits>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "base/clock.h"
@@ -49,7 +50,23 @@ bool SameAddress(const Address& a, const Address& b) {
   return a.family == b.family && a.local == b.local && a.prefix_length == b.prefix_length && a.peer == b.peer;
 }
 
-bool SameRoute(const Route& a, const Route& b) { return ReadRoute(a) == ReadRoute(b); }
+bool Expires(const Address& address) {
+  return address.valid_s != UINT32_MAX || address.preferred_s != UINT32_MAX;
+}
+
+// What two of the same kind have in common if one of them is as good as the other.
+std::string KeyOf(const Address& address) {
+  return PrefixText({address.local, address.prefix_length}) + " " + address.peer;
+}
+std::string KeyOf(const Route& route) {
+  const RouteFields fields = ReadRoute(route);
+  if (fields.destination.address.empty()) return route.message;
+  return PrefixText(fields.destination) + " " + AddressText(fields.gateway) + " " +
+         std::to_string(fields.metric) + " " + AddressText(fields.source) + " " +
+         std::to_string(fields.table);
+}
+std::string KeyOf(const Neighbor& neighbor) { return neighbor.address + neighbor.mac_address; }
+std::string KeyOf(const Rule& rule) { return rule.source + std::to_string(rule.table); }
 
 // Rules for an address belong to the interface that has it, or that had it.
 Result<std::vector<Rule>> RulesOf(Namespace& in, const std::vector<Address>& addresses) {
@@ -69,77 +86,165 @@ Result<Shape> ShapeOf(Namespace& in, const Link& link) {
   return shape;
 }
 
-template <typename T, typename Same, typename Take>
-Result<> RemoveOthers(const std::vector<T>& there, const std::vector<T>& wanted, Same same, Take take) {
+template <typename T>
+std::set<std::string> KeysOf(const std::vector<T>& all) {
+  std::set<std::string> keys;
+  for (const T& one : all) keys.insert(KeyOf(one));
+  return keys;
+}
+
+template <typename T, typename Remove>
+Result<> RemoveOthers(const std::vector<T>& there, const std::vector<T>& wanted, Remove remove) {
+  const std::set<std::string> keys = KeysOf(wanted);
   for (const T& one : there) {
-    if (std::ranges::any_of(wanted, [&](const T& other) { return same(one, other); })) continue;
-    auto taken = take(one);
+    if (keys.contains(KeyOf(one))) continue;
+    auto removed = remove(one);
     // With the one before it, or by somebody else.
-    if (!taken && taken.error().err != ESRCH && taken.error().err != EADDRNOTAVAIL &&
-        taken.error().err != ENOENT)
-      return taken;
+    if (!removed && removed.error().err != ESRCH && removed.error().err != EADDRNOTAVAIL &&
+        removed.error().err != ENOENT)
+      return removed;
   }
   return {};
 }
 
-template <typename T, typename Same, typename Add>
-Result<> AddMissing(const std::vector<T>& there, const std::vector<T>& wanted, Same same, Add add) {
+template <typename T, typename Add>
+Result<> AddMissing(const std::vector<T>& there, const std::vector<T>& wanted, Add add) {
+  const std::set<std::string> keys = KeysOf(there);
   for (const T& one : wanted) {
-    if (std::ranges::any_of(there, [&](const T& other) { return same(one, other); })) continue;
-    auto added = add(one);
-    if (!added && added.error().err != EEXIST) return added;
+    if (!keys.contains(KeyOf(one))) GCS_TRY(add(one));
   }
   return {};
+}
+
+// Whether the kernel has made this route with one of the addresses.
+bool ComesWith(const RouteFields& route, const std::vector<Address>& addresses) {
+  return route.gateway.empty() && route.table == RT_TABLE_MAIN &&
+         std::ranges::any_of(addresses, [&](const Address& each) {
+           return each.prefix_length == route.destination.length && Contains(route.destination, each.local) &&
+                  (route.source.empty() || route.source == each.local);
+         });
 }
 
 // Before Linux 6.2 an interface has to be down for that.
-Result<> Rename(Namespace& in, int index, const std::string& name) {
-  auto renamed = in.Rename(index, name);
-  if (renamed || renamed.error().err != EBUSY) return renamed;
-  GCS_TRY(in.SetUp(index, false));
-  return in.Rename(index, name);
+Result<> Rename(Namespace& in, const Link& link, const std::string& name) {
+  auto renamed = in.Rename(link.index, name);
+  if (renamed || renamed.error().err != EBUSY || !link.up) return renamed;
+  GCS_TRY(in.SetUp(link.index, false));
+  return in.Rename(link.index, name);
 }
 
+// With a primary IPv4 address its secondary ones would go, of which some may be to stay.
+Result<> RemoveAddresses(Namespace& in, int index, const std::vector<Address>& addresses,
+                         const std::vector<Address>& wanted) {
+  const std::set<std::string> keys = KeysOf(wanted);
+  const bool primary = std::ranges::any_of(addresses, [&](const Address& each) {
+    return each.family == AF_INET && (each.flags & IFA_F_SECONDARY) == 0 && !keys.contains(KeyOf(each));
+  });
+  bool promote = false;
+  if (primary) {
+    GCS_ASSIGN(const bool promotes, in.Promotes(index));
+    promote = !promotes;
+  }
+  if (promote) GCS_TRY(in.SetPromotes(index, true));
+  const auto removed = RemoveOthers(addresses, wanted, [&](const Address& address) -> Result<> {
+    return IsOwnAffair(address) ? Result<>() : in.RemoveAddress(index, address);
+  });
+  if (promote) GCS_TRY(in.SetPromotes(index, false));
+  return removed;
+}
+
+// All that are wanted are there before one that is not (of the same order as the kernel's): else those behind
+// it are removed, to be added again. The first of a prefix is the primary one, the source of packets.
+Result<> KeepOrder(Namespace& in, int index, const std::vector<Address>& wanted) {
+  for (const int family : {AF_INET, AF_INET6}) {
+    const auto of = [&](std::vector<Address> all) {
+      std::erase_if(all, [&](const Address& each) { return each.family != family || IsOwnAffair(each); });
+      return all;
+    };
+    GCS_ASSIGN(std::vector<Address> all, in.Addresses(index));
+    std::vector<Address> there = of(std::move(all));
+    // With a new name of the interface the kernel has made new labels, which stay when the old name is back.
+    const auto same = [](const Address& a, const Address& b) {
+      return SameAddress(a, b) && a.label == b.label;
+    };
+    const auto end = std::ranges::mismatch(there, of(wanted), same).in1;
+    there.erase(there.begin(), end);
+    std::ranges::reverse(there);
+    GCS_TRY(RemoveAddresses(in, index, there, {}));
+  }
+  return {};
+}
+
+enum class Likeness : uint8_t {
+  kAsked,  // ends at the first error
+  kExact,  // as it has been once, with the order of addresses; goes on after an error, which it returns
+};
+
 // Makes the interface like `shape`, whatever it is like; touches nothing that is right already.
-Result<> Reshape(Namespace& in, int index, const Shape& shape) {
-  const auto same = [](const auto& a, const auto& b) { return a == b; };
+Result<> Reshape(Namespace& in, int index, const Shape& shape, Likeness likeness) {
+  const bool exact = likeness == Likeness::kExact;
+  Result<> first;
+  const auto did = [&](Result<> result) -> Result<> {
+    if (result || !exact) return result;
+    if (first) first = std::move(result);
+    return {};
+  };
   GCS_ASSIGN(const Link before, in.FindLink(index));
-  if (before.name != shape.name) GCS_TRY(Rename(in, index, shape.name));
-  if (before.mtu != shape.mtu) GCS_TRY(in.SetMtu(index, shape.mtu));
+  if (before.name != shape.name) GCS_TRY(did(Rename(in, before, shape.name)));
+  if (before.mtu != shape.mtu) GCS_TRY(did(in.SetMtu(index, shape.mtu)));
+  // Some addresses would go with that.
+  if (before.up && !shape.up) GCS_TRY(did(in.SetUp(index, false)));
 
   GCS_ASSIGN(const std::vector<Address> old_addresses, in.Addresses(index));
   GCS_ASSIGN(const std::vector<Rule> old_rules, RulesOf(in, old_addresses));
-  GCS_TRY(RemoveOthers(old_rules, shape.rules, same, [&](const Rule& rule) { return in.RemoveRule(rule); }));
-  GCS_TRY(RemoveOthers(old_addresses, shape.addresses, SameAddress, [&](const Address& address) -> Result<> {
-    return IsOwnAffair(address) ? Result<>() : in.RemoveAddress(index, address);
-  }));
-  // An IPv4 address can take others with it.
+  GCS_TRY(RemoveOthers(old_rules, shape.rules, [&](const Rule& rule) { return did(in.RemoveRule(rule)); }));
+  GCS_TRY(did(RemoveAddresses(in, index, old_addresses, shape.addresses)));
+  if (exact) GCS_TRY(did(KeepOrder(in, index, shape.addresses)));
+  // One can take others with it.
   GCS_ASSIGN(const std::vector<Address> addresses, in.Addresses(index));
-  GCS_TRY(AddMissing(addresses, shape.addresses, SameAddress, [&](const Address& address) -> Result<> {
-    return IsOwnAffair(address) ? Result<>() : in.AddAddress(index, address);
+  GCS_TRY(AddMissing(addresses, shape.addresses, [&](const Address& address) -> Result<> {
+    if (IsOwnAffair(address)) return {};
+    return did(exact ? Readd(in, index, address) : in.AddAddress(index, address));
   }));
+  for (const Address& address : shape.addresses) {
+    const auto there =
+        std::ranges::find_if(addresses, [&](const Address& each) { return SameAddress(each, address); });
+    if (there != addresses.end() && Expires(*there) != Expires(address))
+      GCS_TRY(did(in.ChangeAddress(index, address)));
+  }
   GCS_ASSIGN(const Link now, in.FindLink(index));
-  if (!shape.up) return now.up ? in.SetUp(index, false) : Result<>();
-  if (!now.up) GCS_TRY(in.SetUp(index, true));
+  if (shape.up && !now.up) GCS_TRY(did(in.SetUp(index, true)));
 
-  GCS_ASSIGN(std::vector<Route> routes, in.Routes(index));
-  GCS_TRY(RemoveOthers(routes, shape.routes, SameRoute,
-                       [&](const Route& route) { return in.RemoveRoute(route); }));
+  GCS_ASSIGN(const std::vector<Route> routes, in.Routes(index));
+  GCS_TRY(RemoveOthers(routes, shape.routes, [&](const Route& route) { return did(in.RemoveRoute(route)); }));
   // A gateway may be reached by another route.
   std::vector<Route> wanted = shape.routes;
   std::ranges::stable_partition(wanted, [](const Route& route) { return ReadRoute(route).gateway.empty(); });
-  GCS_TRY(AddMissing(routes, wanted, SameRoute, [&](const Route& route) -> Result<> {
+  GCS_TRY(AddMissing(routes, wanted, [&](const Route& route) -> Result<> {
+    const RouteFields fields = ReadRoute(route);
     auto added = in.AddRoute(route);
-    if (!added) added.error().object = PrefixText(ReadRoute(route).destination);
-    return added;
+    if (!added && added.error().err == EEXIST && ComesWith(fields, shape.addresses)) return {};
+    if (!added) added.error().object = PrefixText(fields.destination);
+    return did(std::move(added));
   }));
   GCS_ASSIGN(const std::vector<Neighbor> neighbors, in.Neighbors(index));
-  GCS_TRY(RemoveOthers(neighbors, shape.neighbors, same,
-                       [&](const Neighbor& one) { return in.RemoveNeighbor(index, one); }));
-  GCS_TRY(AddMissing(neighbors, shape.neighbors, same,
-                     [&](const Neighbor& one) { return in.AddNeighbor(index, one); }));
+  GCS_TRY(RemoveOthers(neighbors, shape.neighbors,
+                       [&](const Neighbor& one) { return did(in.RemoveNeighbor(index, one)); }));
+  GCS_TRY(AddMissing(neighbors, shape.neighbors,
+                     [&](const Neighbor& one) { return did(in.AddNeighbor(index, one)); }));
   GCS_ASSIGN(const std::vector<Rule> rules, in.Rules());
-  return AddMissing(rules, shape.rules, same, [&](const Rule& rule) { return in.AddRule(rule); });
+  GCS_TRY(AddMissing(rules, shape.rules, [&](const Rule& rule) { return did(in.AddRule(rule)); }));
+  return first;
+}
+
+// Those of them that are there and for an address that no interface has any more.
+Result<> RemoveRules(Namespace& in, const std::vector<Rule>& rules) {
+  GCS_ASSIGN(const std::vector<Rule> there, in.Rules());
+  const std::set<std::string> keys = KeysOf(there);
+  for (const Rule& rule : rules) {
+    if (keys.contains(KeyOf(rule))) GCS_TRY(in.RemoveRule(rule));
+  }
+  return {};
 }
 
 Shape ShapeOf(const InterfacePlan& plan, const InterfaceConfig& config, const Link& link) {
@@ -297,36 +402,37 @@ Result<InterfaceState> ConfigureInterface(const InterfaceSelect& select, const F
 
   std::optional<DeviceMoves> moves;
   Link link = place.link;
-  Shape before;
+  GCS_ASSIGN(const Shape before, ShapeOf(place.in_target ? in : own, link));
+  const auto take_back = [&] {
+    if (moves) {
+      // The rules of its addresses would stay behind.
+      Note(RemoveRules(in, plan.rules), link);
+      Note(in.SetMtu(link.index, before.mtu), link);
+      moves->TakeBack();
+    }
+    Note(Reshape(moves ? own : in, place.link.index, before, Likeness::kExact), place.link);
+  };
   if (place.in_target) {
-    GCS_ASSIGN(before, ShapeOf(in, link));
     const auto taken = config.name.empty() || config.name == link.name
                            ? std::nullopt
                            : std::optional(in.FindLink(config.name));
     if (taken && taken->has_value())
       return MakeError(EEXIST, "configure interface", config.name, "there is one of that name");
   } else {
-    GCS_ASSIGN(before, ShapeOf(own, link));
     Fd copy(fcntl(target.get(), F_DUPFD_CLOEXEC, 0));
     if (!copy) return ErrnoError("dup", "network namespace");
     GCS_ASSIGN(moves, DeviceMoves::Begin(std::move(copy)));
-    auto moved = moves->Move(link.name, config.name);
+    auto moved = moves->MoveBare(link.name, config.name);
     if (!moved) {
       moves->TakeBack();
+      Note(Reshape(own, link.index, before, Likeness::kExact), link);
       return std::unexpected(moved.error());
     }
     link = *moved;
   }
   const Shape wanted = ShapeOf(plan, config, link);
-  if (auto reshaped = Reshape(in, link.index, wanted); !reshaped) {
-    if (moves) {
-      Note(in.SetMtu(link.index, before.mtu), link);
-      moves->TakeBack();
-      for (const Neighbor& neighbor : before.neighbors)
-        Note(own.AddNeighbor(place.link.index, neighbor), link);
-    } else {
-      Note(Reshape(in, link.index, before), link);
-    }
+  if (auto reshaped = Reshape(in, link.index, wanted, Likeness::kAsked); !reshaped) {
+    take_back();
     return std::unexpected(reshaped.error());
   }
   // Where it has been, nothing is to be routed by its addresses any more.
@@ -345,7 +451,7 @@ Result<> RemoveInterface(const InterfaceSelect& select, const Fd& from) {
   if (!link) return MakeError(ENODEV, "find interface", select.value);
   if (link->loopback) return MakeError(EINVAL, "remove interface", link->name, "is the loopback device");
   // Down at last: what the kernel has added goes with that.
-  GCS_TRY(Reshape(in, link->index, {.name = link->name, .mtu = link->mtu, .up = link->up}));
+  GCS_TRY(Reshape(in, link->index, {.name = link->name, .mtu = link->mtu, .up = link->up}, Likeness::kAsked));
   GCS_TRY(in.SetUp(link->index, false));
   if (in.Same(own)) return {};
   int index = link->index;

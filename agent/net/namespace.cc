@@ -2,6 +2,7 @@
 #include "net/namespace.h"
 
 #include <fcntl.h>
+#include <linux/ip.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <sys/socket.h>
@@ -9,6 +10,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ranges>
 
 #include "base/paths.h"
 #include "net/namespace_socket.h"
@@ -81,6 +83,22 @@ void ReadRoute(nlmsghdr* head, int index, std::vector<Route>& routes) {
   const auto attributes = Parse<rtmsg, RTA_MAX + 1>(head);
   if (Number<int>(attributes[RTA_OIF], 0) != index) return;
   routes.push_back({std::string(static_cast<const char*>(nlmsg_data(head)), nlmsg_datalen(head))});
+}
+
+// IPv4's settings of a device, which a message about links holds as an array.
+void ReadPromotes(nlmsghdr* head, std::vector<bool>& found) {
+  if (head->nlmsg_type != RTM_NEWLINK || Fixed<ifinfomsg>(head) == nullptr) return;
+  const auto attributes = Parse<ifinfomsg, IFLA_MAX + 1>(head);
+  if (attributes[IFLA_AF_SPEC] == nullptr) return;
+  const nlattr* v4 = nla_find(static_cast<nlattr*>(nla_data(attributes[IFLA_AF_SPEC])),
+                              nla_len(attributes[IFLA_AF_SPEC]), AF_INET);
+  if (v4 == nullptr) return;
+  const std::string values = Bytes(nla_find(static_cast<nlattr*>(nla_data(v4)), nla_len(v4), IFLA_INET_CONF));
+  constexpr size_t kAt = (IPV4_DEVCONF_PROMOTE_SECONDARIES - 1) * sizeof(uint32_t);
+  uint32_t value = 0;
+  if (values.size() < kAt + sizeof value) return;
+  memcpy(&value, values.data() + kAt, sizeof value);
+  found.push_back(value != 0);
 }
 
 Result<Link> One(Result<std::vector<Link>> links, std::string_view object) {
@@ -198,6 +216,29 @@ Result<> Namespace::RemoveAddress(int index, const Address& address) {
   Put(message, IFA_LOCAL, address.local.data(), address.local.size());
   Put(message, IFA_ADDRESS, peer.data(), peer.size());
   return socket_->Talk(message, "remove address", std::to_string(index));
+}
+
+Result<bool> Namespace::Promotes(int index) {
+  const Message message = NewMessage(RTM_GETLINK, 0, ifinfomsg{.ifi_family = AF_UNSPEC, .ifi_index = index});
+  GCS_ASSIGN(const std::vector<bool> found,
+             socket_->Ask<bool>(message, "find network device", std::to_string(index), ReadPromotes));
+  return !found.empty() && found[0];
+}
+
+Result<> Namespace::SetPromotes(int index, bool on) {
+  Message message = NewMessage(RTM_NEWLINK, 0, ifinfomsg{.ifi_family = AF_UNSPEC, .ifi_index = index});
+  // Three attributes in each other; what is added inside ends with the message.
+  std::vector<nlattr*> nests;
+  for (const int type : {int{IFLA_AF_SPEC}, AF_INET, int{IFLA_INET_CONF}}) {
+    nlattr* nest = message ? nla_nest_start(message.get(), type) : nullptr;
+    if (nest == nullptr) return MakeError(ENOMEM, "set network device", std::to_string(index));
+    nests.push_back(nest);
+  }
+  PutNumber(message, IPV4_DEVCONF_PROMOTE_SECONDARIES, on ? 1 : 0);
+  for (nlattr* nest : nests | std::views::reverse) {
+    if (message) nla_nest_end(message.get(), nest);
+  }
+  return socket_->Talk(message, "set network device", std::to_string(index));
 }
 
 Result<> Namespace::PutAddress(int index, const Address& address, int flags, std::string_view step) {

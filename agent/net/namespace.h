@@ -92,6 +92,9 @@ class Namespace {
   base::Result<std::vector<Address>> Addresses(int index);
   base::Result<> AddAddress(int index, const Address& address);
   base::Result<> RemoveAddress(int index, const Address& address);
+  // Whether an IPv4 address is outlived by the secondary ones of its prefix.
+  base::Result<bool> Promotes(int index);
+  base::Result<> SetPromotes(int index, bool on);
   // Flags, metric and lifetimes of one that is there.
   base::Result<> ChangeAddress(int index, const Address& address);
 
