@@ -30,34 +30,6 @@ std::string Texts(const std::vector<Address>& addresses) {
   return texts;
 }
 
-base::Fd OwnFd() { return base::Fd(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)); }
-
-// Two namespaces: the thread is in the first.
-struct Two {
-  base::Fd second_fd;
-  PrivateNetwork first;
-  Two() {
-    {
-      const PrivateNetwork second;
-      second_fd = OwnFd();
-    }
-  }
-  [[nodiscard]] base::Fd Second() const { return base::Fd(fcntl(second_fd.get(), F_DUPFD_CLOEXEC, 3)); }
-  [[nodiscard]] std::string ShellThere(const std::string& script) const {
-    const base::Fd here = OwnFd();
-    REQUIRE(setns(second_fd.get(), CLONE_NEWNET) == 0);
-    std::string text = Shell(script);
-    REQUIRE(setns(here.get(), CLONE_NEWNET) == 0);
-    return text;
-  }
-};
-
-template <typename T>
-T Good(base::Result<T> result) {
-  REQUIRE_MESSAGE(result, result.error().ToString());
-  return std::move(*result);
-}
-
 TEST_CASE("names of devices are those that the kernel takes") {
   for (const char* good : {"a", "eth0", "exactly15bytes_", "%", "a%b", "\xc3\xa4"}) {
     CAPTURE(good);

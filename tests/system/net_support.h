@@ -9,7 +9,9 @@
 
 #include <cstdio>
 #include <string>
+#include <utility>
 
+#include "base/error.h"
 #include "base/fd.h"
 #include "net/namespace.h"
 
@@ -59,5 +61,39 @@ inline void SettleNetwork() {
 
 // A pair whose ends are `name` and veth0, or the next number that is free.
 inline void MakeDevice(const std::string& name) { Shell("ip link add " + name + " type veth"); }
+
+// The thread's network namespace.
+inline base::Fd OwnFd() { return base::Fd(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)); }
+
+// Two namespaces: the thread is in the first.
+struct Two {
+  base::Fd second_fd;
+  PrivateNetwork first;
+  Two() {
+    {
+      const PrivateNetwork second;
+      second_fd = OwnFd();
+    }
+  }
+  [[nodiscard]] base::Fd Second() const { return base::Fd(fcntl(second_fd.get(), F_DUPFD_CLOEXEC, 3)); }
+  // What `act` returns in the second.
+  template <typename Act>
+  auto There(Act act) const {
+    const base::Fd here = OwnFd();
+    REQUIRE(setns(second_fd.get(), CLONE_NEWNET) == 0);
+    auto result = act();
+    REQUIRE(setns(here.get(), CLONE_NEWNET) == 0);
+    return result;
+  }
+  [[nodiscard]] std::string ShellThere(const std::string& script) const {
+    return There([&] { return Shell(script); });
+  }
+};
+
+template <typename T>
+T Good(base::Result<T> result) {
+  REQUIRE_MESSAGE(result, result.error().ToString());
+  return std::move(*result);
+}
 
 }  // namespace gcs::test
