@@ -94,11 +94,11 @@ std::set<std::string> KeysOf(const std::vector<T>& all) {
 }
 
 template <typename T, typename Remove>
-Result<> RemoveOthers(const std::vector<T>& there, const std::vector<T>& wanted, Remove remove) {
+Result<> RemoveOthers(const std::vector<T>& there, const std::vector<T>& wanted, Remove take) {
   const std::set<std::string> keys = KeysOf(wanted);
   for (const T& one : there) {
     if (keys.contains(KeyOf(one))) continue;
-    auto removed = remove(one);
+    auto removed = take(one);
     // With the one before it, or by somebody else.
     if (!removed && removed.error().err != ESRCH && removed.error().err != EADDRNOTAVAIL &&
         removed.error().err != ENOENT)
