@@ -13,6 +13,7 @@ if(TARGET host_client AND GCS_STATIC)
                    ${CMAKE_CURRENT_LIST_DIR}/copy_test.cc
                    ${CMAKE_CURRENT_LIST_DIR}/limits_test.cc ${CMAKE_CURRENT_LIST_DIR}/pods_test.cc ${CMAKE_CURRENT_LIST_DIR}/streams_test.cc
                    ${CMAKE_CURRENT_LIST_DIR}/storage_test.cc ${CMAKE_CURRENT_LIST_DIR}/processes_test.cc
+                   ${CMAKE_CURRENT_LIST_DIR}/guest_services_test.cc
                    ${CMAKE_CURRENT_LIST_DIR}/end_test.cc
            LINK vm_support -labsl_synchronization)
   gcs_test(vm_recovery_test KIND vm TIMEOUT 300 SOURCES ${CMAKE_CURRENT_LIST_DIR}/recovery_test.cc LINK vm_support)
