@@ -29,6 +29,8 @@ namespace {
 
 constexpr size_t kLongestHostname = 64;  // __NEW_UTS_LEN
 constexpr uint64_t kDefaultShmBytes = 64 << 20;
+// What containers can write into files that they share; the agent's own /run is not theirs to fill.
+constexpr uint64_t kEtcBytes = 1 << 20;
 constexpr int kNamespaces = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
 constexpr std::array<const char*, 3> kNames{"net", "ipc", "uts"};
 
@@ -65,12 +67,12 @@ Result<> BindNamespace(const Fd& ns, const std::string& path) {
   return storage::Attach(mount.get(), file.get(), path);
 }
 
-Result<> MountShm(const std::string& path, uint64_t bytes) {
+Result<> MountTmpfs(const std::string& path, uint64_t bytes, const char* mode) {
   GCS_TRY(base::MakeDirs(path, 0755));
   GCS_ASSIGN(const Fd directory, base::OpenFile(path, O_PATH | O_DIRECTORY | O_NOFOLLOW));
   GCS_ASSIGN(auto context, storage::FsContext::Open("tmpfs"));
-  GCS_TRY(context.SetString("size", std::to_string(bytes == 0 ? kDefaultShmBytes : bytes)));
-  GCS_TRY(context.SetString("mode", "1777"));
+  GCS_TRY(context.SetString("size", std::to_string(bytes)));
+  GCS_TRY(context.SetString("mode", mode));
   GCS_ASSIGN(const Fd mount, context.Create(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, path));
   return storage::Attach(mount.get(), directory.get(), path);
 }
@@ -83,19 +85,21 @@ Result<> Fill(const std::string& dir, const PodSettings& settings) {
   GCS_TRY(base::MakeDirs(dir + "/ns", 0755));
   for (size_t i = 0; i < kNames.size(); ++i)
     GCS_TRY(BindNamespace((*namespaces)[i], dir + "/ns/" + kNames[i]));
-  GCS_TRY(MountShm(dir + "/shm", settings.shm_bytes));
+  const uint64_t shm = settings.shm_bytes == 0 ? kDefaultShmBytes : settings.shm_bytes;
+  GCS_TRY(MountTmpfs(dir + "/shm", shm, "1777"));
+  GCS_TRY(MountTmpfs(dir + "/etc", kEtcBytes, "0755"));
   GCS_TRY(base::MakeDirs(dir + "/root", 0755));
   std::string hostname = settings.hostname;
   if (utsname own{}; hostname.empty() && uname(&own) == 0) hostname = own.nodename;
-  GCS_TRY(base::ReplaceFile(dir + "/hostname", hostname + "\n", 0644));
-  GCS_TRY(base::ReplaceFile(dir + "/hosts",
+  GCS_TRY(base::ReplaceFile(dir + "/etc/hostname", hostname + "\n", 0644));
+  GCS_TRY(base::ReplaceFile(dir + "/etc/hosts",
                             "127.0.0.1\tlocalhost\n127.0.0.1\t" + hostname +
                                 "\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n"
                                 "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
                             0644));
   // The guest's own name servers until ConfigureDns says otherwise.
   const auto resolv_conf = base::ReadFile("/etc/resolv.conf");
-  return base::ReplaceFile(dir + "/resolv.conf", resolv_conf.value_or(""), 0644);
+  return base::ReplaceFile(dir + "/etc/resolv.conf", resolv_conf.value_or(""), 0644);
 }
 
 }  // namespace

@@ -13,9 +13,10 @@ namespace gcs::guest {
 
 // What the containers of a pod share, below one directory of the agent's own:
 //
-//   ns/net ns/ipc ns/uts ns/pid       its namespaces, bound: they last as long as the mount, whoever is in
-//   them shm                               a tmpfs, their /dev/shm hostname hosts resolv.conf        their
-//   files of that name in /etc root                              the pause process's root, empty
+//   ns/net ns/ipc ns/uts ns/pid       its namespaces, bound: they last as long as the mounts
+//   shm                               a tmpfs, their /dev/shm
+//   etc/hostname hosts resolv.conf    their files of that name, in a small tmpfs: they may write to them
+//   root                              the pause process's root, empty
 //
 // The agent can crash and find it again.
 struct PodSettings {

@@ -284,7 +284,7 @@ Result<> Pods::Join(const std::string& pod_id, const std::string& container_id, 
     }
     const std::string access = spec.root_readonly ? "ro" : "rw";
     for (const char* name : {"hostname", "hosts", "resolv.conf"})
-      AddMount(spec, dir + "/" + name, std::string("/etc/") + name, {"bind", "rprivate", access});
+      AddMount(spec, dir + "/etc/" + name, std::string("/etc/") + name, {"bind", "rprivate", access});
     std::erase_if(spec.mounts, [](const engine::Mount& mount) {
       return mount.destination == "/dev/shm" && mount.type == "tmpfs";
     });
@@ -310,7 +310,7 @@ Result<Fd> Pods::NetworkNamespace(const std::string& pod_id) const {
 Result<> Pods::SetResolvConf(const std::string& pod_id, const std::string& text) const {
   const std::lock_guard lock(mutex_);
   GCS_TRY(Find(pod_id));
-  return RewriteFile(Dir(pod_id) + "/resolv.conf", text);
+  return RewriteFile(Dir(pod_id) + "/etc/resolv.conf", text);
 }
 
 std::vector<std::string> Pods::CgroupPaths() const {

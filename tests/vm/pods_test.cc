@@ -92,6 +92,9 @@ TEST_CASE(
   CHECK(pod.Say("tail -n 1 /etc/hosts") == "more\n");
   CHECK(pod.Say("cat /proc/sys/net/core/somaxconn /proc/sys/kernel/msgmax") == "77\n7777\n");
   CHECK(pod.Say("stat -f -c %b*%S /dev/shm | sed 's/\\*/ /' | (read b s; echo $((b*s)))") == "2097152\n");
+  // There is an end to what they can write there.
+  CHECK(pod.Say("head -c 4000000 /dev/zero >> /etc/resolv.conf || echo full; : > /etc/resolv.conf") ==
+        "full\n");
   // Each has its own root and processes.
   CHECK(pod.Say("ls /tmp/file 2>/dev/null || echo none") == "none\n");
   CHECK(pod.Say("echo $$") == "1\n");
