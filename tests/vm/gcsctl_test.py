@@ -382,6 +382,32 @@ def terminal():
     os.close(fd)
 
 
+@case("pods, the network and kernel parameters")
+def pods():
+    expect(gcsctl("pod", "create", "--hostname", "shared", "--shm-size", "1m", "--sysctl", "net.core.somaxconn=99", "p"), 0, "p\n")
+    expect(gcsctl("run", "--rm", "--pod", "p", image, "sh", "-c", "echo file > /dev/shm/file; hostname; cat /proc/sys/net/core/somaxconn"), 0,
+           "shared\n99\n")
+    expect(gcsctl("run", "-d", "--pod", "p", "--name", "member", image, "sleep", "1000"), 0, "member\n")
+    expect(gcsctl("exec", "member", "cat", "/dev/shm/file"), 0, "file\n")
+    listed = gcsctl("pod", "ls")
+    expect(listed, 0)
+    assert listed[1].splitlines()[1].split()[0] == "p" and listed[1].rstrip().endswith("member"), listed[1]
+    expect(gcsctl("pod", "rm", "p"), 125, err_has="member")
+    expect(gcsctl("net", "dns", "--pod", "p", "--search", "example.org", "10.0.0.53"), 0)
+    expect(gcsctl("exec", "member", "cat", "/etc/resolv.conf"), 0, "nameserver 10.0.0.53\nsearch example.org\n")
+    expect(gcsctl("net", "dns", "--pod", "p", "nobody"), 125, err_has="name_servers[0]")
+    listed = gcsctl("net", "ls", "--pod", "p", "--json")
+    expect(listed, 0)
+    assert [each["name"] for each in json.loads(listed[1])["interfaces"]] == ["lo"], listed[1]
+    expect(gcsctl("net", "set", "lo", "--address", "10.0.0.1/24"), 125, err_has="loopback")
+    expect(gcsctl("rm", "-f", "member"), 0)
+    expect(gcsctl("pod", "rm", "p"), 0)
+    expect(gcsctl("pod", "rm", "p"), 125, err_has="find pod")
+    expect(gcsctl("sysctl", "vm.swappiness=7"), 0, "vm.swappiness = 7\n")
+    expect(gcsctl("sysctl", "vm.no_such"), 125, err_has="vm.no_such")
+    expect(gcsctl("run", "--rm", "--pod", "nowhere", image, "true"), 125, err_has="find pod")
+
+
 @case("cp carries tar streams into a container and out of it")
 def copy():
     expect(gcsctl("run", "-d", "--name", "cp", image, "sleep", "1000"), 0)

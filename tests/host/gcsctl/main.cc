@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "host/gcsctl/commands.h"
+#include "host/gcsctl/pods.h"
 #include "host/gcsctl/run.h"
 
 namespace gcs::gcsctl {
@@ -85,6 +86,52 @@ void AddVmCommands(CLI::App& app, Cli& cli, StartOptions& start) {
   status->callback([&] { cli.act = [&] { return VmStatus(cli.vm, cli.json); }; });
 }
 
+void AddPodCommands(CLI::App& app, Cli& cli, PodOptions& pod, std::vector<std::string>& ids) {
+  CLI::App* pods = app.add_subcommand("pod", "Namespaces, /dev/shm and files that containers share");
+  pods->require_subcommand(1);
+  CLI::App* command = pods->add_subcommand("create", "Make one; containers join it by run --pod");
+  command->add_option("--hostname", pod.hostname, "host name in it (default: its id)");
+  command->add_flag("--share-pid", pod.share_pid, "its containers see each other's processes");
+  command->add_option("--shm-size", pod.shm_size, "size of its /dev/shm, as 64m");
+  command->add_option("--sysctl", pod.sysctls, "NAME=VALUE")->allow_extra_args(false);
+  command->add_option("POD", pod.id)->required();
+  cli.Need(command, [&](const Machine& machine) { return CreatePod(machine, pod); });
+  command = pods->add_subcommand("ls", "List them");
+  cli.Need(command, [&](const Machine& machine) { return ListPods(machine, cli.json); });
+  command = pods->add_subcommand("rm", "Delete those that no container is in");
+  command->add_option("POD", ids)->required();
+  cli.Need(command, [&](const Machine& machine) { return RemovePods(machine, ids); });
+}
+
+void AddNetCommands(CLI::App& app, Cli& cli, InterfaceOptions& net, std::vector<std::string>& words) {
+  static std::vector<std::string> domains;
+  CLI::App* group = app.add_subcommand("net", "The network of the VM and of pods");
+  group->require_subcommand(1);
+  const auto add_pod = [&net](CLI::App* command) {
+    command->add_option("--pod", net.pod, "of this pod instead of the VM");
+  };
+  CLI::App* command = group->add_subcommand("ls", "List interfaces");
+  add_pod(command);
+  cli.Need(command, [&](const Machine& machine) { return ListInterfaces(machine, net.pod, cli.json); });
+  command = group->add_subcommand("set", "Make an interface have these addresses and routes, and no others");
+  add_pod(command);
+  command->add_option("--name", net.name, "new name");
+  command->add_option("--mtu", net.mtu, "largest packet in bytes");
+  command->add_option("--address", net.addresses, "as 10.0.0.2/24")->allow_extra_args(false);
+  command->add_option("--route", net.routes, "DESTINATION[@GATEWAY], as 0.0.0.0/0@10.0.0.1")
+      ->allow_extra_args(false);
+  command->add_option("INTERFACE", net.interface, "its name or MAC address")->required();
+  cli.Need(command, [&](const Machine& machine) { return ConfigureInterface(machine, net, cli.json); });
+  command = group->add_subcommand("dns", "Set the name servers");
+  add_pod(command);
+  command->add_option("--search", domains, "domain of short names")->allow_extra_args(false);
+  command->add_option("SERVER", words)->required();
+  cli.Need(command, [&](const Machine& machine) { return ConfigureDns(machine, net.pod, words, domains); });
+  command = app.add_subcommand("sysctl", "Kernel parameters of the VM");
+  command->add_option("NAME[=VALUE]", words)->required();
+  cli.Need(command, [&](const Machine& machine) { return Sysctl(machine, words, cli.json); });
+}
+
 void AddRun(CLI::App& app, Cli& cli, RunOptions& run, Texts& texts, std::vector<std::string>& places) {
   CLI::App* command = app.add_subcommand("run", "Run a container; without a running VM, in one of its own");
   AddProcessOptions(*command, run.settings, run.interactive, run.detach);
@@ -103,6 +150,7 @@ void AddRun(CLI::App& app, Cli& cli, RunOptions& run, Texts& texts, std::vector<
   command->add_flag("--privileged", run.settings.privileged, "all capabilities and devices, nothing masked");
   command->add_flag("!--no-seccomp", run.settings.seccomp, "without the default seccomp profile");
   command->add_option("--name", run.name, "id of the container");
+  command->add_option("--pod", run.pod, "pod that it joins");
   command->add_option("--hostname", run.settings.hostname, "host name in it (default: its id)");
   CLI::Option* entrypoint =
       command->add_option("--entrypoint", run.entrypoint, "program instead of the image's entrypoint");
@@ -186,6 +234,8 @@ int Main(int argc, char** argv) {
   StartOptions start;
   RunOptions run;
   ExecOptions exec;
+  PodOptions pod;
+  InterfaceOptions net;
   Texts texts;
   std::vector<std::string> ids, places;
   std::string id, signal = "TERM", from, to;
@@ -199,6 +249,8 @@ int Main(int argc, char** argv) {
   app.add_flag("--json", cli.json, "machine-readable output");
   AddVmCommands(app, cli, start);
   AddRun(app, cli, run, texts, places);
+  AddPodCommands(app, cli, pod, ids);
+  AddNetCommands(app, cli, net, ids);
 
   CLI::App* command = app.add_subcommand("exec", "Run a program in a running container");
   AddProcessOptions(*command, exec.settings, exec.interactive, exec.detach);

@@ -196,7 +196,8 @@ class Runner {
 
   int Create(Undo& undo) {
     host::ContainerSettings& settings = options_.settings;
-    if (settings.hostname.empty()) settings.hostname = id_.substr(0, 63);
+    // A pod has a host name of its own.
+    if (settings.hostname.empty() && options_.pod.empty()) settings.hostname = id_.substr(0, 63);
     const WindowSize size = TerminalSize();
     settings.width = size.width;
     settings.height = size.height;
@@ -205,6 +206,7 @@ class Runner {
     v1::CreateContainerRequest request;
     request.set_container_id(id_);
     request.set_config_json(*config);
+    request.set_pod_id(options_.pod);
     *request.mutable_stdio() = MakeStdio(options_.interactive, options_.detach, settings.terminal);
     for (const std::string& mount : owned_) request.add_owned_mounts(mount);
     (*request.mutable_labels())[kImageLabel] = options_.image;

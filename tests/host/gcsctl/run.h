@@ -19,6 +19,7 @@ struct RunOptions {
   StartOptions start;  // for a VM of its own when `vm` does not run
   std::string image;
   std::string name;
+  std::string pod;  // empty: none
   std::vector<std::string> args;
   std::string entrypoint;
   bool has_entrypoint = false;
