@@ -32,6 +32,8 @@ work = tempfile.mkdtemp(prefix="gcsctl-test.", dir="/tmp")
 image = os.path.join(work, "image")
 STATE = os.environ["GCSCTL_STATE"] = os.path.join(work, "state")
 failed = False
+# Who runs this in the background may have it ignored, and what it starts with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def gcsctl(*words, stdin=b"", timeout=120):

@@ -157,68 +157,6 @@ std::string AddDataDisk() {
   return path;
 }
 
-// One line of what a new container of the pod prints.
-std::string PodSays(const std::string& pod, const std::string& script) {
-  Run("says", {.args = {"sh", "-c", script}, .pod_id = pod});
-  Output output("says", {}, false, false);
-  output.Finish();
-  Delete("says");
-  return output.out();
-}
-
-TEST_CASE("pods survive the agent's crash, with their namespaces, adapters and containers") {
-  host::Client& client = TestVm::Get().client();
-  v1::CreatePodRequest create;
-  create.set_pod_id("kept");
-  create.set_hostname("kept-host");
-  create.set_share_pid(true);
-  (*create.mutable_labels())["key"] = "value";
-  REQUIRE(client.Call(create));
-  create.set_pod_id("plain");
-  create.set_share_pid(false);
-  REQUIRE(client.Call(create));
-  v1::ConfigureInterfaceRequest adapter;
-  adapter.mutable_interface()->set_mac_address(TestVm::kMacs[0]);
-  adapter.set_pod_id("kept");
-  adapter.add_addresses()->set_cidr("10.9.0.1/24");
-  REQUIRE(client.Call(adapter));
-  Run("member", {.args = {"sh", "-c", "echo shared > /dev/shm/file; echo up; sleep 1000"}, .pod_id = "kept"});
-  {
-    Output up("member", {}, false, false);
-    REQUIRE(up.WaitFor("up\n"));
-  }
-  {
-    Killer killer;
-    for (int crash = 0; crash < 2; ++crash) {
-      killer.Kill("9");
-      const auto pods = client.Call(v1::ListPodsRequest());
-      REQUIRE_MESSAGE(pods, Why(pods));
-      REQUIRE(pods->pods_size() == 2);
-      CHECK(pods->pods(0).pod_id() == "kept");
-      CHECK(pods->pods(0).share_pid());
-      CHECK(pods->pods(0).labels().at("key") == "value");
-      REQUIRE(pods->pods(0).container_ids_size() == 1);
-      CHECK(pods->pods(0).container_ids(0) == "member");
-      CHECK(pods->pods(1).pod_id() == "plain");
-      CHECK(PodSays("kept",
-                    "hostname; cat /dev/shm/file; cat /proc/[0-9]*/comm | grep -c sleep; "
-                    "ip -4 addr show dev eth0 | grep -c 10.9.0.1/24; cat /proc/1/comm") ==
-            "kept-host\nshared\n1\n1\npause\n");
-      CHECK(PodSays("plain", "hostname; ls /dev/shm") == "kept-host\n");
-    }
-  }
-  v1::DeletePodRequest remove;
-  remove.set_pod_id("kept");
-  CHECK(client.Call(remove).error().err == EBUSY);
-  Delete("member");
-  for (const char* pod : {"kept", "plain"}) {
-    remove.set_pod_id(pod);
-    const auto gone = client.Call(remove);
-    CHECK_MESSAGE(gone, Why(gone));
-  }
-  CHECK(client.Call(v1::ListPodsRequest())->pods_size() == 0);
-}
-
 TEST_CASE("containers survive the agent's crash, with their streams, exits, mounts, events and requests") {
   TestVm& vm = TestVm::Get();
   AddDataDisk();
@@ -483,6 +421,68 @@ TEST_CASE("an agent that is killed again and again loses nothing and leaves noth
   MESSAGE(gaps.size() << " rounds and recoveries; nobody answered for " << gaps[gaps.size() / 2]
                       << " ms (median), " << gaps.back() << " ms (most); " << counts[0] + counts[1]
                       << " containers and " << sent / 1000 << " kB came and went meanwhile");
+}
+
+// One line of what a new container of the pod prints.
+std::string PodSays(const std::string& pod, const std::string& script) {
+  Run("says", {.args = {"sh", "-c", script}, .pod_id = pod});
+  Output output("says", {}, false, false);
+  output.Finish();
+  Delete("says");
+  return output.out();
+}
+
+TEST_CASE("pods survive the agent's crash, with their namespaces, adapters and containers") {
+  host::Client& client = TestVm::Get().client();
+  v1::CreatePodRequest create;
+  create.set_pod_id("kept");
+  create.set_hostname("kept-host");
+  create.set_share_pid(true);
+  (*create.mutable_labels())["key"] = "value";
+  REQUIRE(client.Call(create));
+  create.set_pod_id("plain");
+  create.set_share_pid(false);
+  REQUIRE(client.Call(create));
+  v1::ConfigureInterfaceRequest adapter;
+  adapter.mutable_interface()->set_mac_address(TestVm::kMacs[0]);
+  adapter.set_pod_id("kept");
+  adapter.add_addresses()->set_cidr("10.9.0.1/24");
+  REQUIRE(client.Call(adapter));
+  Run("member", {.args = {"sh", "-c", "echo shared > /dev/shm/file; echo up; sleep 1000"}, .pod_id = "kept"});
+  {
+    Output up("member", {}, false, false);
+    REQUIRE(up.WaitFor("up\n"));
+  }
+  {
+    Killer killer;
+    for (int crash = 0; crash < 2; ++crash) {
+      killer.Kill("9");
+      const auto pods = client.Call(v1::ListPodsRequest());
+      REQUIRE_MESSAGE(pods, Why(pods));
+      REQUIRE(pods->pods_size() == 2);
+      CHECK(pods->pods(0).pod_id() == "kept");
+      CHECK(pods->pods(0).share_pid());
+      CHECK(pods->pods(0).labels().at("key") == "value");
+      REQUIRE(pods->pods(0).container_ids_size() == 1);
+      CHECK(pods->pods(0).container_ids(0) == "member");
+      CHECK(pods->pods(1).pod_id() == "plain");
+      CHECK(PodSays("kept",
+                    "hostname; cat /dev/shm/file; cat /proc/[0-9]*/comm | grep -c sleep; "
+                    "ip -4 addr show dev eth0 | grep -c 10.9.0.1/24; cat /proc/1/comm") ==
+            "kept-host\nshared\n1\n1\npause\n");
+      CHECK(PodSays("plain", "hostname; ls /dev/shm") == "kept-host\n");
+    }
+  }
+  v1::DeletePodRequest remove;
+  remove.set_pod_id("kept");
+  CHECK(client.Call(remove).error().err == EBUSY);
+  Delete("member");
+  for (const char* pod : {"kept", "plain"}) {
+    remove.set_pod_id(pod);
+    const auto gone = client.Call(remove);
+    CHECK_MESSAGE(gone, Why(gone));
+  }
+  CHECK(client.Call(v1::ListPodsRequest())->pods_size() == 0);
 }
 
 // Last: it ends the VM.
