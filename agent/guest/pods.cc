@@ -60,14 +60,15 @@ void AddMount(engine::Spec& spec, const std::string& source, const std::string& 
       {.destination = destination, .type = {}, .source = source, .options = std::move(options)});
 }
 
-// The kernel gives hardware back by itself when a namespace ends, some time later and with its addresses.
+// The kernel gives hardware back by itself when a namespace ends, but some time later. What else there is, a
+// container has made: it goes with the namespace.
 void GiveInterfacesBack(const std::string& namespace_path) {
   const auto ns = base::OpenFile(namespace_path, O_RDONLY | O_NOFOLLOW);
   if (!ns) return;  // it has not come that far
   const auto interfaces = net::ListInterfaces(*ns);
   if (!interfaces) return base::LogError("list interfaces of a pod", interfaces.error());
   for (const net::InterfaceState& each : *interfaces) {
-    if (each.name == "lo") continue;
+    if (!each.hardware) continue;
     if (auto gone = net::RemoveInterface({net::InterfaceSelect::By::kName, each.name}, *ns); !gone)
       base::LogError("give interface back", gone.error());
   }

@@ -216,7 +216,11 @@ Result<> Reshape(Namespace& in, int index, const Shape& shape, Likeness likeness
   if (shape.up && !now.up) GCS_TRY(did(in.SetUp(index, true)));
 
   GCS_ASSIGN(const std::vector<Route> routes, in.Routes(index));
-  GCS_TRY(RemoveOthers(routes, shape.routes, [&](const Route& route) { return did(in.RemoveRoute(route)); }));
+  GCS_TRY(RemoveOthers(routes, shape.routes, [&](const Route& route) -> Result<> {
+    auto removed = in.RemoveRoute(route);
+    if (!removed) removed.error().object = PrefixText(ReadRoute(route).destination);
+    return did(std::move(removed));
+  }));
   // A gateway may be reached by another route.
   std::vector<Route> wanted = shape.routes;
   std::ranges::stable_partition(wanted, [](const Route& route) { return ReadRoute(route).gateway.empty(); });
@@ -357,7 +361,8 @@ Result<InterfaceState> StateOf(Namespace& in, const Link& link) {
                        .mtu = link.mtu,
                        .up = link.up,
                        .received_bytes = link.received_bytes,
-                       .sent_bytes = link.sent_bytes};
+                       .sent_bytes = link.sent_bytes,
+                       .hardware = !link.parent.empty()};
   GCS_ASSIGN(const std::vector<Address> addresses, in.Addresses(link.index));
   for (const Address& address : addresses)
     state.addresses.push_back(PrefixText({address.local, address.prefix_length}));
@@ -450,15 +455,21 @@ Result<> RemoveInterface(const InterfaceSelect& select, const Fd& from) {
   GCS_ASSIGN(const auto link, Find(in, select));
   if (!link) return MakeError(ENODEV, "find interface", select.value);
   if (link->loopback) return MakeError(EINVAL, "remove interface", link->name, "is the loopback device");
-  // Down at last: what the kernel has added goes with that.
-  GCS_TRY(Reshape(in, link->index, {.name = link->name, .mtu = link->mtu, .up = link->up}, Likeness::kAsked));
-  GCS_TRY(in.SetUp(link->index, false));
-  if (in.Same(own)) return {};
+  if (in.Same(own)) {
+    // Down at last: what the kernel has added goes with that.
+    GCS_TRY(
+        Reshape(in, link->index, {.name = link->name, .mtu = link->mtu, .up = link->up}, Likeness::kAsked));
+    return in.SetUp(link->index, false);
+  }
+  GCS_ASSIGN(const std::vector<Address> addresses, in.Addresses(link->index));
+  GCS_ASSIGN(const std::vector<Rule> rules, RulesOf(in, addresses));
+  // It arrives down and without anything, whatever a container has made of it and however much of that.
   int index = link->index;
   auto moved = Relocate(in, own, *link, "", index);
   // As the kernel itself does when a namespace ends.
   if (!moved && moved.error().err == EEXIST) moved = Relocate(in, own, *link, "dev%d", index);
-  return moved;
+  GCS_TRY(moved);
+  return RemoveRules(in, rules);
 }
 
 Result<std::vector<InterfaceState>> ListInterfaces(const Fd& in) {

@@ -54,6 +54,7 @@ struct InterfaceState {
   std::vector<RouteText> routes;
   std::vector<NeighborText> neighbors;
   uint64_t received_bytes = 0, sent_bytes = 0;
+  bool hardware = false;  // a device of a bus is behind it: not one that a container can have made
 };
 
 struct Patience {

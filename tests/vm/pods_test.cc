@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pods, and the network of the guest and of pods.
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <functional>
@@ -283,6 +284,14 @@ TEST_CASE("network adapters go into pods, which talk to each other through them,
     REQUIRE(!refused);
     CHECK(refused.error().object == "name_servers[1]");
 
+    // What a container makes ends with the pod.
+    auto maker = left.Make("ip link add made type dummy && ip link show made > /dev/null && echo made");
+    maker.settings.cap_add = {"NET_ADMIN"};
+    CHECK(RunToEnd(maker).out == "made\n");
+    const std::vector<std::string> with_made = Names("left");
+    CHECK(with_made.size() == 3);
+    CHECK(std::ranges::find(with_made, "made") != with_made.end());
+
     // By hand, and by the pod's end.
     v1::RemoveInterfaceRequest remove;
     remove.mutable_interface()->set_name("eth0");
@@ -291,7 +300,9 @@ TEST_CASE("network adapters go into pods, which talk to each other through them,
     CHECK(Names("right") == std::vector<std::string>{"lo"});
     CHECK(Client().Call(remove).error().err == ENODEV);
   }
-  CHECK(Names("").size() == before.size());
+  const std::vector<std::string> after = Names("");
+  CHECK(after.size() == before.size());
+  CHECK(std::ranges::find(after, "made") == after.end());
 }
 
 TEST_CASE("an adapter that doesn't come is waited for until the deadline, and what is wrong is named") {
